@@ -1,0 +1,235 @@
+"""What the rooms ask of each other.
+
+Every implementation of an interface here passes the same contract tests (``tests/contracts/``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from flowgate.errors import Refused
+from flowgate.message import Cursor, Entry, QueueMessage, QueueStats, Received, Run, Stored
+from flowgate.topics import Namespace, Topic
+
+
+class ISubscriber(Interface):
+    """One end of a subscription: a connection that takes messages as they happen."""
+
+    def deliver(run: Run, full: bool, qos: int) -> None:
+        """Take a run; never block, never raise, never keep more than the subscriber's own bound.
+
+        :param run: the messages; shared with other subscribers, not to be changed.
+        :param full: whether this subscriber is shown the full name of the topic.
+        :param qos: the highest quality of service granted to its matching subscriptions.
+        """
+
+
+class IReader(Interface):
+    """One reader of history: takes stored messages in stream order."""
+
+    def read(run: Run) -> bool:
+        """Take the next stored messages (``run.sequences`` are set).
+
+        :returns bool: ``False`` to be given no more until :meth:`IFeed.resume` is called.
+        """
+
+    def gap(oldest: Cursor) -> None:
+        """Learn, before any message, that history between the cursor and ``oldest`` may be gone.
+
+        :param oldest: the place from which on history is whole.
+        """
+
+    def ended(reason: Refused) -> None:
+        """Learn that no more will come.
+
+        :param reason: why, for example that the reader fell too far behind.
+        """
+
+
+class IFeed(Interface):
+    """A running read of history, as :meth:`IBus.follow` starts it."""
+
+    cursor = Attribute("The :class:`Cursor` up to which everything was given to the reader.")
+
+    def resume() -> None:
+        """Give more, after :meth:`IReader.read` returned ``False``."""
+
+    def stop() -> None:
+        """Give no more, from now on; a second call does nothing."""
+
+
+class IBusListener(Interface):
+    """Where a bus brings what happens; called in the reactor's thread."""
+
+    def arrived(runs: list[Run]) -> None:
+        """Take messages for local subscribers, in order: what the stream stored, and what other nodes sent live.
+
+        :param runs: a list of :class:`Run`; ``recorded`` is ``True`` for stored ones.
+        """
+
+    def drained() -> None:
+        """Learn that ``congested`` went back to ``False``."""
+
+    def availability(available: bool) -> None:
+        """Learn that the bus came within reach (``True``) or went away (``False``)."""
+
+
+class IBus(Interface):
+    """Topics: messages between nodes, and their history."""
+
+    available = Attribute("Whether the bus is within reach: acknowledged publishes can be stored now.")
+    congested = Attribute("Whether publishers should be read no further until the listener is told ``drained``.")
+    epoch = Attribute("The epoch of the stream, for cursors; empty before the start.")
+
+    def publish_one(
+        topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None
+    ) -> Deferred[Stored]:
+        """Store one message.
+
+        :param topic: where.
+        :param payload: what.
+        :param qos: 1 or 2, for MQTT subscribers.
+        :param message_id: the same id within 5 minutes is stored once (per namespace).
+        :param ttl: seconds after which history forgets the message, or ``None`` for the stream's own age.
+        :returns: a Deferred of :class:`Stored`, fired once the stream has the message.
+        :raises BusUnavailable: through the Deferred; the message may or may not be stored.
+        :raises MessageTooLarge: through the Deferred; nothing is stored.
+        """
+
+    def publish(run: Run) -> Deferred[None]:
+        """Store all messages of a run, in order, at the lowest cost per message.
+
+        Whatever is stored is delivered through :meth:`IBusListener.arrived`, on every node, this one too.
+
+        :returns: a Deferred of ``None``, fired once the stream has every message.
+        :raises BusUnavailable: through the Deferred; any of them may or may not be stored.
+        """
+
+    def send(run: Run, record: bool) -> bool:
+        """Pass an unacknowledged run to the other nodes and, if ``record``, into history; wait for nothing.
+
+        This node's own subscribers are not served through the bus.
+
+        :returns bool: whether history is going to hold the run (never, while the bus is away).
+        """
+
+    def attach(namespace: Namespace) -> Deferred[None]:
+        """Want the messages of a namespace; calls count, each needs one :meth:`detach`.
+
+        :returns: a Deferred of ``None``, fired once everything published from now on will arrive.
+        """
+
+    def detach(namespace: Namespace) -> None:
+        """Take back one :meth:`attach`."""
+
+    def follow(namespace: Namespace, filter_: str, reader: IReader, after: Cursor | None = None) -> Deferred[IFeed]:
+        """Read history in stream order, then what is stored from now on, without a gap or a repeat.
+
+        :param namespace: whose topics.
+        :param filter_: a valid topic filter inside it.
+        :param reader: who reads.
+        :param after: read what lies behind it; ``None`` for nothing but the future, sequence 0 for everything.
+        :returns: a Deferred of :class:`IFeed`, fired once the reading has begun.
+        """
+
+    def history(namespace: Namespace, filter_: str, after: Cursor, limit: int) -> Deferred[list[Run]]:
+        """Read one page of history.
+
+        :param after: as in :meth:`follow`.
+        :param limit: at most so many messages.
+        :returns: a Deferred of a list of :class:`Run` in stream order.
+        """
+
+
+class IQueues(Interface):
+    """Durable queues: the bus's part, without policy.  ``namespace`` and ``name`` together name a queue."""
+
+    def create(namespace: Namespace, name: str, retention: int) -> Deferred[bool]:
+        """Make the queue if it does not exist.
+
+        :param retention: seconds that a message is kept.
+        :returns: a Deferred of bool: whether it was made now.
+        """
+
+    def delete(namespace: Namespace, name: str) -> Deferred[None]:
+        """Remove the queue and its messages.
+
+        :returns: a Deferred of ``None``.
+        :raises NotFound: through the Deferred.
+        """
+
+    def send(namespace: Namespace, name: str, messages: Sequence[QueueMessage]) -> Deferred[list[int]]:
+        """Store messages, in order.
+
+        :param messages: a list of :class:`QueueMessage` without receipt.
+        :returns: a Deferred of the list of their sequences (int), fired once all are stored.
+        :raises NotFound: through the Deferred, if there is no such queue.
+        """
+
+    def receive(
+        namespace: Namespace, name: str, limit: int, wait: float, visibility: float
+    ) -> Deferred[list[Received]]:
+        """Hand out up to ``limit`` messages, each to this receiver alone for ``visibility`` seconds.
+
+        Cancelling the Deferred ends the wait; nothing is taken for a receiver that has gone.
+
+        :param wait: seconds to wait for a first message, 0 for not at all.
+        :returns: a Deferred of a list of :class:`Received`.
+        :raises NotFound: through the Deferred, if there is no such queue.
+        """
+
+    def delete_messages(namespace: Namespace, name: str, handles: Sequence[str]) -> Deferred[None]:
+        """Remove received messages for good; doing so again is no error.
+
+        :param handles: a list of :attr:`Received.handle`.
+        :returns: a Deferred of ``None``, fired once the bus has confirmed every one.
+        """
+
+    def change_visibility(namespace: Namespace, name: str, handle: str, visibility: float) -> Deferred[None]:
+        """Make a received message visible again after ``visibility`` seconds from now.
+
+        :returns: a Deferred of ``None``.
+        """
+
+    def stats(namespace: Namespace, name: str) -> Deferred[QueueStats]:
+        """Count what the queue holds.
+
+        :returns: a Deferred of :class:`QueueStats`.
+        :raises NotFound: through the Deferred.
+        """
+
+
+class IStore(Interface):
+    """Small values under keys, shared by all nodes: accounts, API keys, configuration.
+
+    Keys are 1–200 of ``[A-Za-z0-9_.-]`` with no dot at either end.
+    """
+
+    def get(bucket: str, key: str) -> Deferred[Entry | None]:
+        """:returns: a Deferred of :class:`Entry`, or of ``None`` if there is none."""
+
+    def put(bucket: str, key: str, value: bytes, revision: int | None = None) -> Deferred[int]:
+        """Write a value.
+
+        :param value: the value.
+        :param revision: write only if the entry still has this revision; 0: only if there is none.
+        :returns: a Deferred of the new revision (int).
+        :raises Conflict: through the Deferred, if the revision differs.
+        """
+
+    def delete(bucket: str, key: str) -> Deferred[None]:
+        """Remove the entry if it exists.
+
+        :returns: a Deferred of ``None``.
+        """
+
+    def watch(bucket: str, changed: Callable[[str, bytes | None], None]) -> Deferred[Callable[[], None]]:
+        """Follow a bucket: ``changed(key, value)`` is called for every entry now, then for every change.
+
+        ``value`` is ``None`` for a removed entry.
+
+        :returns: a Deferred of a function without arguments that ends the watch; fired after the entries of now.
+        """

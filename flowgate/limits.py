@@ -1,0 +1,62 @@
+"""Rates, sizes and counts: every bound of the gateway, in one place."""
+
+from __future__ import annotations
+
+import attrs
+
+from flowgate.topics import check_filter, matches
+
+
+@attrs.frozen(slots=True)
+class Limits:
+    """The bounds that one gateway works within.  All sizes are in bytes, all times in seconds."""
+
+    message_bytes: int = attrs.field(default=256 * 1024, metadata={"least": 1, "most": 1024 * 1024})
+    """Largest payload of one message."""
+    batch_messages: int = attrs.field(default=1000, metadata={"least": 1, "most": 1000})
+    """Messages in one HTTP batch publish."""
+    subscriber_buffer_bytes: int = attrs.field(default=1024 * 1024, metadata={"least": 65536})
+    """Bytes kept for one slow subscriber before it loses QoS 0 messages or is cut off."""
+    unacknowledged_messages: int = attrs.field(default=4096, metadata={"least": 1})
+    """Acknowledged publishes of one connection under way before the connection is read no further."""
+    inflight_messages: int = attrs.field(default=1000, metadata={"least": 1, "most": 65535})
+    """QoS 1 and 2 deliveries to one MQTT client that it has not acknowledged yet."""
+    queued_messages: int = attrs.field(default=10_000, metadata={"least": 0})
+    """QoS 1 and 2 deliveries that wait for a place among those in flight."""
+    connections: int = attrs.field(default=100_000, metadata={"least": 1})
+    """Open connections of all protocols together."""
+    subscriptions: int = attrs.field(default=1000, metadata={"least": 1})
+    """Subscriptions of one connection."""
+    connect_seconds: int = attrs.field(default=10, metadata={"least": 1})
+    """How long an MQTT client may take until its CONNECT is whole, and an HTTP client for its request."""
+    requests_head_bytes: int = attrs.field(default=32 * 1024, metadata={"least": 1024})
+    """Largest request line and headers together."""
+
+
+@attrs.frozen(slots=True)
+class TopicPolicy:
+    """What is kept of topics that match ``filter``.
+
+    :ivar history: whether unacknowledged messages are kept in history too; acknowledged ones always are.
+    :ivar age: seconds that history keeps a message, or ``None`` for the stream's own age.
+    """
+
+    filter: str = attrs.field(validator=lambda _self, _attribute, value: check_filter(value))
+    history: bool = True
+    age: int | None = None
+
+
+class Policies:
+    """The configured topic policies: the first whose filter matches wins."""
+
+    _DEFAULT = TopicPolicy("#")
+
+    def __init__(self, policies: tuple[TopicPolicy, ...] = ()) -> None:
+        self._policies = policies
+
+    def find(self, name: str) -> TopicPolicy:
+        """The policy for the topic ``name`` (short: policies hold in every namespace)."""
+        for policy in self._policies:
+            if matches(policy.filter, name):
+                return policy
+        return self._DEFAULT

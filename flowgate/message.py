@@ -1,0 +1,175 @@
+"""What the gateway carries: runs of messages, and cursors into their history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+
+import attrs
+
+from flowgate.errors import InvalidParameter
+from flowgate.topics import Topic
+
+_CURSOR = re.compile(r"([0-9a-z]{1,16})-(0|[1-9][0-9]{0,18})\Z")
+
+
+@attrs.frozen(slots=True)
+class Cursor:
+    """A place in the history: everything up to and including ``sequence`` has been seen.
+
+    ``epoch`` names the making of the stream: a cursor of another epoch points nowhere.
+    """
+
+    epoch: str
+    sequence: int
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read ``<epoch>-<sequence>``.
+
+        :raises InvalidParameter: if ``text`` has another shape.
+        """
+        found = _CURSOR.match(text)
+        if found is None:
+            raise InvalidParameter("a cursor has the form <epoch>-<sequence>, as in the id of a message")
+        return cls(found[1], int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}"
+
+
+@attrs.frozen(slots=True)
+class Stored:
+    """The bus's word that a message is in the stream.
+
+    :ivar sequence: its place there (of the first one, if it was a duplicate).
+    :ivar duplicate: whether the same message id was stored before.
+    """
+
+    sequence: int
+    duplicate: bool = False
+
+
+class Run:
+    """Consecutive messages of one publisher on one topic: the unit that every room works on.
+
+    The payloads may stay unsplit until somebody asks for them: a run that came as MQTT packets and leaves as MQTT
+    packets is never taken apart.
+
+    :ivar topic: where the messages were published.
+    :ivar count: how many they are, at least 1.
+    :ivar qos: the publisher's quality of service, 0 to 2; 1 for acknowledged publishes of other protocols.
+    :ivar recorded: whether history holds (or will hold) the run, so that readers of history see it there.
+    :ivar sequences: the places in the stream, one per message; empty if the run did not come from the stream.
+    :ivar times: when each message was stored, in nanoseconds since 1970 UTC; empty if unknown.
+    """
+
+    __slots__ = ("_payloads", "_split", "_wires", "count", "qos", "recorded", "sequences", "times", "topic")
+
+    def __init__(
+        self,
+        topic: Topic,
+        payloads: Sequence[bytes] | None = None,
+        *,
+        qos: int = 0,
+        count: int | None = None,
+        split: Callable[[], Sequence[bytes]] | None = None,
+        recorded: bool = False,
+        sequences: Sequence[int] = (),
+        times: Sequence[int] = (),
+    ) -> None:
+        """Make a run of ``payloads``, or of ``count`` messages whose payloads ``split`` finds when needed."""
+        self.topic = topic
+        self.qos = qos
+        self.recorded = recorded
+        self.sequences = sequences
+        self.times = times
+        self.count = len(payloads) if payloads is not None else (count or 0)
+        self._payloads = payloads
+        self._split = split
+        self._wires: dict[Hashable, bytes] = {}
+
+    @property
+    def payloads(self) -> Sequence[bytes]:
+        if self._payloads is None:
+            assert self._split is not None, "a run has payloads or a way to find them"
+            self._payloads = self._split()
+        return self._payloads
+
+    def wire(self, form: Hashable, encode: Callable[[Run], bytes]) -> bytes:
+        """The run in a protocol's bytes: made by ``encode`` once per ``form``, then shared by all subscribers."""
+        wire = self._wires.get(form)
+        if wire is None:
+            wire = self._wires[form] = encode(self)
+        return wire
+
+    def preset(self, form: Hashable, wire: bytes) -> None:
+        """Say that the run already is at hand as ``wire`` in ``form``."""
+        self._wires[form] = wire
+
+    def after(self, sequence: int) -> Run | None:
+        """The part of a stored run that lies behind ``sequence``, or ``None``; the run itself if all of it does."""
+        if not self.sequences or self.sequences[0] > sequence:
+            return self
+        keep = sum(1 for one in self.sequences if one > sequence)
+        if not keep:
+            return None
+        return Run(
+            self.topic,
+            self.payloads[-keep:],
+            qos=self.qos,
+            recorded=self.recorded,
+            sequences=self.sequences[-keep:],
+            times=self.times[-keep:],
+        )
+
+    def __repr__(self) -> str:
+        return f"<Run {self.count} on {self.topic.shown(True)} qos={self.qos}>"
+
+
+@attrs.frozen(slots=True)
+class QueueMessage:
+    """A message on its way into a queue.
+
+    :ivar id: chosen by the queue service, unique.
+    :ivar attributes: user's attributes, as JSON values.
+    """
+
+    id: str
+    body: bytes
+    attributes: dict[str, object] = attrs.field(factory=dict)
+
+
+@attrs.frozen(slots=True)
+class Received:
+    """A message that a receiver was given.
+
+    :ivar handle: what the bus needs to find this receive again; opaque outside the bus.
+    :ivar receive_count: how often it was handed out, this time included.
+    :ivar sent_at: when it was stored, in nanoseconds since 1970 UTC.
+    """
+
+    message: QueueMessage
+    handle: str
+    sequence: int
+    receive_count: int
+    sent_at: int
+
+
+@attrs.frozen(slots=True)
+class QueueStats:
+    """What a queue holds now: counts of messages, their bytes, and the age of the oldest in seconds."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+    bytes: int
+    oldest_age_seconds: float
+
+
+@attrs.frozen(slots=True)
+class Entry:
+    """A value of a store with its revision, which grows by every write."""
+
+    value: bytes
+    revision: int
