@@ -22,7 +22,7 @@ _LABEL = re.compile(r"[a-z0-9-]{1,32}\Z")
 _V = TypeVar("_V")
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, cache_hash=True)
 class Namespace:
     """The application of a user: the first two parts of a full name."""
 

@@ -1,0 +1,170 @@
+"""``python -m benchmarks``: run the rows on the targets, round by round, and report the medians."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+
+from benchmarks import report
+from benchmarks.report import Measured
+from benchmarks.rows import ROWS, Row, select
+from benchmarks.targets import ROOT, TARGETS, Running, StartFailed, Target
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class LoadFailed(Exception):
+    """A load generator gave no number; the text says why."""
+
+
+def generate(row: Row, running: Running, seconds: float) -> float:
+    """Run a row's job in a process of its own, so that the server has a core to itself.
+
+    :returns: the job's number, unscaled.
+    :raises LoadFailed: if there is none.
+    """
+    if row.job == "ready":
+        return running.ready_seconds
+    order = {"job": row.job, "server": asdict(running.server), "seconds": seconds, "parameters": dict(row.parameters)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.load"],
+            input=json.dumps(order),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=60 + 4 * seconds,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadFailed("the load generator did not come to an end") from None
+    except subprocess.CalledProcessError as error:
+        raise LoadFailed(f"the load generator ended with status {error.returncode}") from None
+    answer: dict[str, object] = json.loads(done.stdout)
+    if "error" in answer:
+        raise LoadFailed(str(answer["error"]))
+    return float(str(answer["value"]))
+
+
+def run_round(target: Target, measured: Sequence[Measured], seconds: float) -> None:
+    """Start a target, run every row that it can, and note the numbers and the failures."""
+    mine = [one for one in measured if target.name == report.US or not one.row.own]
+    if not mine:
+        return
+    try:
+        with target.run() as running:
+            for one in mine:
+                try:
+                    value = generate(one.row, running, seconds) / one.row.scale
+                except LoadFailed as error:
+                    one.errors.setdefault(target.name, []).append(str(error))
+                    say(f"  {one.row.title}: {error}")
+                else:
+                    one.values.setdefault(target.name, []).append(value)
+                    say(f"  {one.row.title}: {report.number(value)} {one.row.unit}")
+                time.sleep(0.2)  # what the row left behind is not the next one's business
+    except StartFailed as error:
+        say(f"  {error}")
+        for one in mine:
+            one.errors.setdefault(target.name, []).append(str(error))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def about(targets: Sequence[Target], missing: Sequence[str], rounds: int, seconds: float) -> dict[str, object]:
+    """Where and how it was measured."""
+    return {
+        "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "rounds": rounds,
+        "seconds": seconds,
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "architecture": platform.machine(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "targets": {target.name: target.version() for target in targets},
+        "missing": list(missing),
+    }
+
+
+def subtitle(facts: Mapping[str, object], targets: Mapping[str, str], cpus: int | None) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in targets.items())
+    return f"{versions}; {cpus} CPUs; medians of {facts['rounds']} rounds, {facts['made_at']}"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=sys.modules["benchmarks"].__doc__)
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds over all targets (3)")
+    parser.add_argument("--rows", metavar="A,B", help="only these rows; patterns such as qos0-* may be used")
+    parser.add_argument("--targets", metavar="A,B", help=f"only these of {', '.join(TARGETS)}")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time of each measurement (2)")
+    parser.add_argument("--list", action="store_true", help="show the rows and end")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where to write; the picture goes beside it")
+    chosen = parser.parse_args()
+    if chosen.rounds < 1 or chosen.seconds <= 0:
+        parser.error("--rounds and --seconds must be above 0")
+    try:
+        chosen.rows = select(chosen.rows)
+    except ValueError as error:
+        parser.error(str(error))
+    names = chosen.targets.split(",") if chosen.targets else list(TARGETS)
+    if unknown := [name for name in names if name not in TARGETS]:
+        parser.error(f"no target is named {unknown[0]}")
+    chosen.targets = [TARGETS[name] for name in names]
+    return chosen
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """:returns: the exit status: 0 if every row gave a number in every round."""
+    chosen = options()
+    if chosen.list:
+        for row in ROWS:
+            print(f"{row.name:24} {row.title}, {row.unit}")
+        return 0
+    # Ended by a signal we still end our servers; and a thousand connections need as many descriptors, twice.
+    signal.signal(signal.SIGTERM, _end)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    missing = [target.name for target in chosen.targets if not target.installed]
+    for name in missing:
+        say(f"{name} is not installed and is left out")
+    targets = [target for target in chosen.targets if target.installed]
+    measured = [Measured(row) for row in chosen.rows]
+    for round_ in range(1, chosen.rounds + 1):
+        for target in targets:
+            say(f"round {round_}, {target.name}")
+            run_round(target, measured, chosen.seconds)
+
+    print(report.table(measured, [target.name for target in targets]), end="")
+    facts = about(targets, missing, chosen.rounds, chosen.seconds)
+    path = chosen.json or RESULTS / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report.document(measured, facts), indent=2) + "\n")
+    versions = {target.name: target.version() for target in targets}
+    path.with_suffix(".svg").write_text(report.picture(measured, subtitle(facts, versions, os.cpu_count())))
+    say(f"written: {os.path.relpath(path)} and the picture beside it")
+    return 1 if any(one.errors for one in measured) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What is measured: one row for each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    :ivar job: a job of :mod:`benchmarks.load`, or ``ready`` for what starting the server has shown already.
+    :ivar unit: shown behind the title; the job's number is divided by ``scale`` to be in this unit.
+    :ivar less_is_better: for times and sizes.
+    :ivar own: the peers cannot do this.
+    :ivar against: the row whose numbers of the peers this row of our own is compared with.
+    """
+
+    name: str
+    title: str
+    unit: str
+    job: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    less_is_better: bool = False
+    own: bool = False
+    against: str | None = None
+    scale: float = 1.0
+
+
+def _fan(name: str, title: str, against: str | None = None, **parameters: object) -> Row:
+    unit = "deliveries/s" if parameters.get("subscribers") else "messages/s"
+    own = against is not None or "receive" in parameters
+    return Row(name, title, unit, "fan", {"topic": "live", **parameters}, own=own, against=against)
+
+
+# Where many connections share the work, each gets a small share of it: a window of 50 × 110 or 50 × 220 packets.
+ROWS = (
+    Row("ready", "From process start to ready", "ms", "ready", less_is_better=True, scale=0.001),
+    Row("idle-memory", "Memory for each of 1000 idle MQTT connections", "KiB", "idle_memory", {"connections": 1000},
+        less_is_better=True, scale=1024),
+    _fan("qos0-1-1", "QoS 0, 1 publisher → 1 subscriber"),
+    _fan("qos0-1-50", "QoS 0, 1 → 50 subscribers", subscribers=50),
+    _fan("qos0-50-1", "QoS 0, 50 publishers → 1", publishers=50, window=5500, burst=110),
+    _fan("qos0-50-pairs", "QoS 0, 50 pairs on topics of their own", pairs=50, window=440, burst=220),
+    Row("one-p50", "QoS 0, one message in flight, 1 pair: median", "µs", "round_trip",
+        {"topic": "live/one", "percentile": 50}, less_is_better=True),
+    Row("one-p99", "QoS 0, one message in flight, 1 pair: 99th percentile", "µs", "round_trip",
+        {"topic": "live/one", "percentile": 99}, less_is_better=True),
+    Row("one-50-pairs", "QoS 0, one message in flight on each of 50 pairs", "messages/s", "one_each",
+        {"topic": "live", "pairs": 50}),
+    Row("qos1-100", "QoS 1, publisher alone, window 100", "PUBACKs/s", "acknowledged",
+        {"topic": "kept/100", "window": 100}),
+    Row("qos1-1000", "QoS 1, publisher alone, window 1000", "PUBACKs/s", "acknowledged",
+        {"topic": "kept/1000", "window": 1000}),
+    Row("qos1-1", "QoS 1, publisher alone, one in flight", "PUBACKs/s", "acknowledged_singly", {"topic": "kept/1"}),
+    _fan("qos0-1-1-history", "QoS 0, 1 → 1, with history", "qos0-1-1", topic="kept"),
+    _fan("qos0-1-50-history", "QoS 0, 1 → 50, with history", "qos0-1-50", topic="kept", subscribers=50),
+    _fan("sse-1-50", "Server-Sent Events, 1 → 50", subscribers=50, receive="sse"),
+    _fan("sse-1-50-history", "Server-Sent Events, 1 → 50, with history", topic="kept", subscribers=50, receive="sse"),
+    _fan("websocket-1-50", "WebSocket, 1 → 50", subscribers=50, receive="websocket"),
+    _fan("websocket-1-50-history", "WebSocket, 1 → 50, with history", topic="kept", subscribers=50,
+         receive="websocket"),
+    Row("http-publish", "HTTP publish, 32 connections", "messages/s", "http_publish",
+        {"topic": "kept/http", "connections": 32, "batch": 1}, own=True),
+    Row("http-publish-batch", "HTTP publish, 32 connections, batches of 100", "messages/s", "http_publish",
+        {"topic": "kept/http", "connections": 32, "batch": 100}, own=True),
+    Row("queue-cycle", "Queue: send, receive, delete, 16 connections", "cycles/s", "queue_cycle",
+        {"queue": "benchmark", "connections": 16}, own=True),
+)  # fmt: skip
+"""In the order in which they are run: what wants a fresh server comes first."""
+
+
+def select(patterns: str | None) -> tuple[Row, ...]:
+    """The rows that match one of the comma-separated patterns (``qos0-*``); all of them for ``None``.
+
+    :raises ValueError: if a pattern matches none.
+    """
+    if patterns is None:
+        return ROWS
+    wanted = patterns.split(",")
+    for pattern in wanted:
+        if not any(fnmatchcase(row.name, pattern) for row in ROWS):
+            raise ValueError(f"no row is named {pattern}; --list shows them")
+    return tuple(row for row in ROWS if any(fnmatchcase(row.name, pattern) for pattern in wanted))

@@ -1,0 +1,209 @@
+"""The servers under test: each is started in a temporary directory, on loopback, and ended by its process id."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import wire
+from benchmarks.load import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+class StartFailed(Exception):
+    """A server did not become ready; the text says why."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready.
+
+    :ivar ready_seconds: the time from the start of its process until it served.
+    """
+
+    server: Server
+    ready_seconds: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server that can be started.
+
+    :ivar program: the executable that has to be installed.
+    :ivar version: asks for its version.
+    :ivar run: starts it, and ends it with the context.
+    """
+
+    name: str
+    program: str
+    version: Callable[[], str]
+    run: Callable[[], AbstractContextManager[Running]]
+
+    @property
+    def installed(self) -> bool:
+        return _find(self.program) is not None
+
+
+def _find(program: str) -> str | None:
+    """The executable beside Python's own scripts, as the gateway looks for it, or on the PATH."""
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.exists() else shutil.which(program) or shutil.which(program, path="/usr/sbin")
+
+
+def _command(program: str) -> str:
+    found = _find(program)
+    if found is None:
+        raise StartFailed(f"{program} is not installed")
+    return found
+
+
+def _printed_version(program: str, option: str) -> str:
+    printed = subprocess.run([_command(program), option], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+[\w.+-]*", printed.stdout + printed.stderr)
+    return found[0] if found else "unknown"
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _mqtt_answers(port: int) -> bool:
+    """Whether an MQTT connection is accepted."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0) as sock:
+        sock.sendall(wire.mqtt_connect("ready"))
+        return sock.recv(4) == b"\x20\x02\x00\x00"
+    return False
+
+
+def _http_answers(port: int) -> bool:
+    """Whether ``/readyz`` answers 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _process(command: Sequence[str], directory: Path, ready: Callable[[], bool]) -> Iterator[tuple[int, float]]:
+    """Run a server; yields its process id and the seconds that it took to become ready."""
+    log = directory / "output"
+    with log.open("wb") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            while not ready():
+                tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-5:])
+                if process.poll() is not None:
+                    raise StartFailed(f"it ended with status {process.returncode}: {tail}")
+                if time.perf_counter() - start > START_SECONDS:
+                    raise StartFailed(f"it is not ready after {START_SECONDS:.0f} s: {tail}")
+                time.sleep(0.005)
+            yield process.pid, time.perf_counter() - start
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="flowgate-benchmark-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # mosquitto gives up root's rights before it reads its files
+        yield path
+
+
+@contextmanager
+def mosquitto() -> Iterator[Running]:
+    """mosquitto as it is fastest: nothing persistent, no log, no limit that would make it drop messages."""
+    with _directory() as directory:
+        (port,) = _free_ports(1)
+        config = directory / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type none\n"
+            "max_queued_messages 0\nmax_queued_bytes 0\n"
+        )
+        command = [_command("mosquitto"), "-c", str(config)]
+        with _process(command, directory, lambda: _mqtt_answers(port)) as (pid, seconds):
+            yield Running(Server(mqtt=port, pid=pid), seconds)
+
+
+@contextmanager
+def nats_server() -> Iterator[Running]:
+    """nats-server's own MQTT, with JetStream on disk: the binary that the gateway uses as its bus."""
+    with _directory() as directory:
+        port, client_port = _free_ports(2)
+        config = directory / "nats.conf"
+        config.write_text(
+            f'server_name: benchmark\nlisten: "127.0.0.1:{client_port}"\n'
+            f'jetstream {{ store_dir: "{directory / "store"}" }}\nmqtt {{ host: "127.0.0.1", port: {port} }}\n'
+        )
+        command = [_command("nats-server"), "-c", str(config)]
+        with _process(command, directory, lambda: _mqtt_answers(port)) as (pid, seconds):
+            yield Running(Server(mqtt=port, pid=pid), seconds)
+
+
+@contextmanager
+def flowgate() -> Iterator[Running]:
+    """The gateway with its own nats-server; topics below ``live/`` have no history, all others have."""
+    with _directory() as directory:
+        http_port, mqtt_port = _free_ports(2)
+        data, config = directory / "data", directory / "flowgate.toml"
+        config.write_text('[[topics]]\nfilter = "live/#"\nhistory = false\n')
+        command = [_command("twistd"), "-n", "--pidfile=", "flowgate", "--data", str(data), "--config", str(config)]
+        command += ["--http", f"tcp:{http_port}:interface=127.0.0.1", "--mqtt", f"tcp:{mqtt_port}:interface=127.0.0.1"]
+        with _process(command, directory, lambda: _http_answers(http_port)) as (pid, seconds):
+            yield Running(Server(mqtt=mqtt_port, pid=pid, http=http_port, token=_token(http_port, data)), seconds)
+
+
+def _token(port: int, data: Path) -> str:
+    """Make an API key and exchange it for a token that outlives the round."""
+    command = [_command("flowgate"), "key", "create", "benchmark", "app", "--data", str(data)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise StartFailed(f"no API key could be made: {made.stderr.strip()}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
+    body = json.dumps({"api_key": made.stdout.strip(), "ttl": 86400})
+    connection.request("POST", "/token/", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    connection.close()
+    if response.status != 200:
+        raise StartFailed(f"the API key was answered with {response.status}")
+    return str(json.loads(answer)["token"])
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("flowgate", "flowgate", lambda: importlib.metadata.version("flowgate"), flowgate),
+        Target("nats-server", "nats-server", lambda: _printed_version("nats-server", "--version"), nats_server),
+        Target("mosquitto", "mosquitto", lambda: _printed_version("mosquitto", "-h"), mosquitto),
+    )
+}

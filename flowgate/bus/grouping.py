@@ -1,0 +1,136 @@
+"""NATS messages of one read, made into runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flowgate.bus.names import CAST, subject_topic
+from flowgate.bus.wire import Message, header, stored_at
+from flowgate.errors import ProtocolViolation
+from flowgate.message import Run
+from flowgate.topics import Topic
+
+QOS_HEADER = b"Flowgate-QoS"
+QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
+
+Place = Callable[[Message], tuple[int, int]]
+"""Tells sequence and time (nanoseconds since 1970 UTC) of a stored message."""
+
+
+class Grouper:
+    """Makes runs of messages; remembers what subjects stand for.
+
+    The memory is bounded: when it is full it is thrown away whole, which costs one parse per subject in use.
+    """
+
+    def __init__(self, remembered: int = 16_384) -> None:
+        self._remembered = remembered
+        self._known: dict[bytes, tuple[str, Topic]] = {}
+
+    def _known_as(self, subject: bytes) -> tuple[str, Topic]:
+        known = self._known.get(subject)
+        if known is None:
+            if len(self._known) >= self._remembered:
+                self._known.clear()
+            known = self._known[subject] = subject_topic(subject)
+        return known
+
+    def arrived(self, messages: list[Message]) -> list[Run]:
+        """Group what came by subscription: republished by the stream, or straight from another node."""
+        runs: list[Run] = []
+        last = b""
+        last_qos = 0
+        payloads: list[bytes] = []
+        sequences: list[int] = []
+        times: list[int] = []
+        for _, subject, _, head, payload in messages:
+            if head:
+                qos = 2 if QOS_2 in head else 1
+                sequence, time = stored_at(head)
+                if subject != last or qos != last_qos:
+                    payloads, sequences, times = [], [], []
+                    topic = self._known_as(subject)[1]
+                    runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
+                sequences.append(sequence)
+                times.append(time)
+            else:
+                qos = 0
+                if subject != last or last_qos:
+                    payloads = []
+                    root, topic = self._known_as(subject)
+                    runs.append(Run(topic, payloads, recorded=root != CAST))
+            last, last_qos = subject, qos
+            payloads.append(payload)
+        for run in runs:
+            run.count = len(run.payloads)
+        return runs
+
+    def stored(self, messages: list[Message], place: Place, subject_of: Callable[[Message], bytes]) -> list[Run]:
+        """Group what was read from the stream.
+
+        :param place: where a message says its place.
+        :param subject_of: where a message says its subject.
+        """
+        runs: list[Run] = []
+        last = b""
+        last_qos = -1
+        payloads: list[bytes] = []
+        sequences: list[int] = []
+        times: list[int] = []
+        for message in messages:
+            subject = subject_of(message)
+            qos = 2 if QOS_2 in message[3] else 1
+            sequence, time = place(message)
+            if subject != last or qos != last_qos:
+                last, last_qos = subject, qos
+                payloads, sequences, times = [], [], []
+                root, topic = self._known_as(subject)
+                qos = qos if root == "log" else 0
+                runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
+            payloads.append(message[4])
+            sequences.append(sequence)
+            times.append(time)
+        for run in runs:
+            run.count = len(run.payloads)
+        return runs
+
+
+def _acknowledgement(message: Message) -> list[bytes]:
+    """Stream sequence, consumer sequence, time, and how many more are to come."""
+    # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or with domain and
+    # account before the stream and a random token at the end (nats-server ADR-15)
+    tokens = message[2].split(b".")
+    return tokens[5:9] if len(tokens) == 9 else tokens[7:11]
+
+
+def consumed_at(message: Message) -> tuple[int, int]:
+    """Sequence and time of a message that a consumer delivered, from its acknowledgement subject."""
+    try:
+        sequence, _, time, _ = _acknowledgement(message)
+        return int(sequence), int(time)
+    except ValueError:
+        raise ProtocolViolation("a consumer delivered a message without its place") from None
+
+
+def consumer_place(message: Message) -> tuple[int, int]:
+    """The place of a message among those that its consumer delivers, from 1, and how many follow already."""
+    try:
+        _, place, _, pending = _acknowledgement(message)
+        return int(place), int(pending)
+    except ValueError:
+        raise ProtocolViolation("a consumer delivered a message without its place") from None
+
+
+def fetched_at(message: Message) -> tuple[int, int]:
+    """Sequence and time of a message from a direct get."""
+    return stored_at(message[3])
+
+
+def fetched_subject(message: Message) -> bytes:
+    """Subject of a message from a direct get."""
+    return header(message[3], b"Nats-Subject")
+
+
+def delivered_subject(message: Message) -> bytes:
+    """Subject of a message that a consumer delivered."""
+    return message[1]

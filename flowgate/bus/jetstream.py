@@ -1,0 +1,291 @@
+"""The topic bus over NATS JetStream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from flowgate.bus import wire
+from flowgate.bus.feed import Feeds
+from flowgate.bus.grouping import Grouper
+from flowgate.bus.link import Link
+from flowgate.bus.names import CAST, LIVE, OUT, filter_subject, namespace_subject, topic_subject
+from flowgate.bus.publisher import Publisher
+from flowgate.bus.reading import PAGE_MESSAGES, History
+from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
+from flowgate.bus.wire import Message
+from flowgate.errors import BusUnavailable, MessageTooLarge, StartError
+from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
+from flowgate.message import Cursor, Run, Stored
+from flowgate.topics import Namespace, Topic
+
+_RETRY_SECONDS = 1.0
+
+
+class _Attachment:
+    """Interest of this node in a namespace."""
+
+    __slots__ = ("count", "ready", "subscriptions", "waiting")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.subscriptions: list[bytes] = []
+        self.ready = False
+        self.waiting: list[Deferred[None]] = []
+
+
+@implementer(IBus)
+class JetStreamBus:
+    """:class:`IBus` over one stream, on a connection of its own.
+
+    :ivar listener: whom :meth:`IBusListener.arrived` and the like are called on; to be set before :meth:`start`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        urls: Sequence[str],
+        listener: IBusListener | None = None,
+        *,
+        settings: StreamSettings | None = None,
+        shared: bool = True,
+        parcels: int = 4,
+        start_seconds: float = 10.0,
+        tls: object | None = None,
+    ) -> None:
+        """Describe a bus; nothing happens before :meth:`start`.
+
+        :param reactor: IReactorTime and IReactorTCP.
+        :param urls: NATS servers, as :class:`~flowgate.bus.link.Server` reads them.
+        :param settings: what the stream keeps.
+        :param shared: whether other nodes may be on the same NATS servers.
+        :param parcels: writes to the stream under way at once.
+        :param start_seconds: how long :meth:`start` waits for a server.
+        :param tls: an ``IOpenSSLClientConnectionCreator`` for ``tls://`` servers.
+        :raises StartError: if a URL cannot be read.
+        """
+        self._reactor = reactor
+        self.listener = listener
+        self._settings = settings or StreamSettings()
+        self._shared = shared
+        self._start_seconds = start_seconds
+        self._link = Link(reactor, urls, self, tls=tls)
+        self._grouper = Grouper()
+        self._publisher = Publisher(reactor, self._link, self._drained, parcels=parcels)
+        self._history = History(reactor, self._link, self._settings, self._grouper)
+        self._feeds = Feeds(reactor, self._link, self._settings, self._grouper, self._history)
+        self._attachments: dict[Namespace, _Attachment] = {}
+        self._starting: Deferred[None] | None = None
+        self._start_timer: IDelayedCall | None = None
+        self._opening: Deferred[None] | None = None
+        self._retry: IDelayedCall | None = None
+        self.available = False
+        self.epoch = ""
+
+    # -- start and stop
+
+    def start(self) -> Deferred[None]:
+        """Connect, and make or adapt the stream.
+
+        :returns: a Deferred of ``None``, fired once the bus is available.
+        :raises StartError: through the Deferred, with a sentence for the operator.
+        """
+        self._starting = started = Deferred()
+        self._start_timer = self._reactor.callLater(self._start_seconds, self._start_timed_out)
+        self._link.start()
+        return started
+
+    def _start_timed_out(self) -> None:
+        reason = self._link.last_error or "it does not answer"
+        self._started(StartError(f"the NATS server cannot be used: {reason}"))
+
+    def _started(self, error: StartError | None) -> None:
+        started, self._starting = self._starting, None
+        if self._start_timer is not None and self._start_timer.active():
+            self._start_timer.cancel()
+        if started is None:
+            if error is not None:
+                self._log.error("{error}", error=error)
+        elif error is None:
+            started.callback(None)
+        else:
+            self.stop().addCallback(lambda _: started.errback(error))
+
+    def stop(self) -> Deferred[None]:
+        """End every feed, fail what is under way, and close the connection.
+
+        :returns: a Deferred of ``None``, fired once nothing is left in the reactor.
+        """
+        if self._start_timer is not None and self._start_timer.active():
+            self._start_timer.cancel()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._feeds.ended(BusUnavailable("the gateway is going away"))
+        self._close()
+        return self._link.stop()
+
+    # -- what the link tells
+
+    def link_up(self) -> None:
+        try:
+            check_version(self._link.info.get("version"))
+        except StartError as error:
+            self._started(error)
+            return
+        self._open()
+
+    def _open(self) -> None:
+        self._retry = None
+        self._opening = Deferred.fromCoroutine(self._open_stream())
+        self._opening.addErrback(self._open_failed)
+
+    async def _open_stream(self) -> None:
+        state = await ensure_stream(self._link, self._settings)
+        self.epoch = state.epoch
+        self.available = True
+        self._publisher.open()
+        self._feeds.opened(state)
+        self._started(None)
+        if self.listener is not None:
+            self.listener.availability(True)
+
+    def _open_failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if self._starting is not None and isinstance(error, StartError):
+            self._started(error)
+            return
+        if not failure.check(StartError, BusUnavailable):
+            self._log.failure("the topics' stream cannot be opened", failure)
+        if self._link.up:
+            self._log.warn("the topics' stream cannot be opened yet: {error}", error=error)
+            self._retry = self._reactor.callLater(_RETRY_SECONDS, self._open)
+
+    def link_down(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        was, self.available = self.available, False
+        self._feeds.closed()
+        self._publisher.close()
+        for attachment in self._attachments.values():
+            # Nothing can arrive until the link is up again, and then the subscriptions are in force.
+            self._attached(attachment)
+        if was and self.listener is not None:
+            self.listener.availability(False)
+
+    def link_drained(self) -> None:
+        self._drained()
+
+    def _drained(self) -> None:
+        if not self.congested and self.listener is not None:
+            self.listener.drained()
+
+    # -- publishing
+
+    @property
+    def congested(self) -> bool:
+        return self._publisher.congested or self._link.congested
+
+    def publish_one(
+        self, topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None
+    ) -> Deferred[Stored]:
+        headers = []
+        if message_id is not None:
+            namespace = topic.namespace
+            headers.append(("Nats-Msg-Id", wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")))
+        if ttl is not None:
+            headers.append(("Nats-TTL", str(ttl)))
+        return self._publisher.publish_one(topic, payload, headers, qos)
+
+    def publish(self, run: Run) -> Deferred[None]:
+        return self._publisher.publish(run)
+
+    def send(self, run: Run, record: bool) -> bool:
+        if record:
+            return self._publisher.record(run)
+        if self._shared and self.available and not self._link.congested:
+            line = b"PUB %b " % topic_subject(CAST, run.topic)
+            self._link.write(b"".join([b"%b%d\r\n%b\r\n" % (line, len(p), p) for p in run.payloads]))
+        return False
+
+    # -- receiving
+
+    def attach(self, namespace: Namespace) -> Deferred[None]:
+        attachment = self._attachments.get(namespace)
+        if attachment is None:
+            attachment = self._attachments[namespace] = _Attachment()
+            roots = (OUT, LIVE, CAST) if self._shared else (OUT,)
+            attachment.subscriptions = [
+                self._link.subscribe(namespace_subject(root, namespace), self._arrived) for root in roots
+            ]
+            if self._link.up:
+                attached = attachment
+                self._link.fence().addBoth(lambda _: self._attached(attached))
+            else:
+                attachment.ready = True
+        attachment.count += 1
+        if attachment.ready:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        attachment.waiting.append(waiting)
+        return waiting
+
+    def _attached(self, attachment: _Attachment) -> None:
+        attachment.ready = True
+        waiting, attachment.waiting = attachment.waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def detach(self, namespace: Namespace) -> None:
+        attachment = self._attachments[namespace]
+        attachment.count -= 1
+        if not attachment.count:
+            del self._attachments[namespace]
+            for subscription in attachment.subscriptions:
+                self._link.unsubscribe(subscription)
+            self._attached(attachment)
+
+    def _arrived(self, messages: list[Message]) -> None:
+        if self.listener is not None:
+            self.listener.arrived(self._grouper.arrived(messages))
+
+    # -- history
+
+    def follow(
+        self, namespace: Namespace, filter_: str, reader: IReader, after: Cursor | None = None
+    ) -> Deferred[IFeed]:
+        return Deferred.fromCoroutine(self._follow(namespace, filter_, reader, after))
+
+    async def _follow(self, namespace: Namespace, filter_: str, reader: IReader, after: Cursor | None) -> IFeed:
+        if not self.available:
+            raise BusUnavailable()
+        return await self._feeds.follow(namespace, filter_, reader, after)
+
+    def history(self, namespace: Namespace, filter_: str, after: Cursor, limit: int) -> Deferred[list[Run]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return Deferred.fromCoroutine(self._read(filter_subject("*", namespace, filter_), after, limit))
+
+    async def _read(self, subject: str, after: Cursor, limit: int) -> list[Run]:
+        runs: list[Run] = []
+        start = after.sequence if after.epoch == self.epoch else 0
+        while limit > 0:
+            page = await self._history.page(subject, start, min(limit, PAGE_MESSAGES))
+            runs += page.runs
+            limit -= sum(run.count for run in page.runs)
+            if not page.more or not page.runs:
+                break
+            start = page.runs[-1].sequences[-1]
+        return runs

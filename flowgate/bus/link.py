@@ -1,0 +1,625 @@
+"""Our own connection to NATS: the way of every topic message.
+
+A link stays the same object while connections come and go under it.  It subscribes anew after each reconnect; what
+was under way is reported as lost, because only the caller knows whether it may be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IConnector,
+    IDelayedCall,
+    ITCPTransport,
+    ITLSTransport,
+)
+from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flowgate.bus import wire
+from flowgate.bus.wire import Decoder, Message
+from flowgate.errors import BusUnavailable, ProtocolViolation, StartError
+
+_AWAY = "the message bus is away"
+_RANDOM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Handler(Protocol):
+    """Takes the messages that one read brought for one subscription, or for several that share the handler."""
+
+    def __call__(self, messages: list[Message], /) -> None: ...
+
+
+@attrs.frozen(slots=True)
+class Server:
+    """Where a NATS server listens, and how to sign in there."""
+
+    host: str
+    port: int
+    tls: bool
+    credentials: Mapping[str, str] = attrs.field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Server:
+        """Read ``nats://`` or ``tls://``, optional ``user:password@`` or ``token@``, host, optional port.
+
+        :raises StartError: if ``url`` is something else; it is not repeated in the text, since it may hold a secret.
+        """
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        try:
+            port = parts.port or 4222
+        except ValueError:
+            port = 0
+        if parts.scheme not in ("nats", "tls") or not parts.hostname or not port:
+            raise StartError("a NATS URL has the form nats://host:port or tls://host:port")
+        credentials = {}
+        if parts.username is not None and parts.password is not None:
+            credentials = {"user": unquote(parts.username), "pass": unquote(parts.password)}
+        elif parts.username is not None:
+            credentials = {"auth_token": unquote(parts.username)}
+        return cls(parts.hostname, port, parts.scheme == "tls", credentials)
+
+
+class ILinkOwner(Protocol):
+    """Who is told what becomes of a link."""
+
+    def link_up(self) -> None:
+        """A connection stands, and every subscription is in force on it."""
+
+    def link_down(self) -> None:
+        """The connection is lost; whatever had no answer yet gets none."""
+
+    def link_drained(self) -> None:
+        """:attr:`Link.congested` went back to false."""
+
+
+class _Connection(TwistedProtocol):
+    """One TCP connection of a link."""
+
+    def __init__(self, link: Link, server: Server) -> None:
+        self._link = link
+        self._server = server
+        self._decoder = Decoder()
+        self._secured = False
+        self._signed_in = False
+        self._ready = False
+        self._pings_unanswered = 0
+        self._fences: list[Deferred[None] | None] = []
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flushing: IDelayedCall | None = None
+        self._blocked = False  # the transport still holds bytes of ours
+        self._send: Callable[[bytes], int] | None = None
+        self.info: dict[str, Any] = {}
+        self.refusal = ""
+
+    # -- connection
+
+    def connectionMade(self) -> None:
+        transport = ITCPTransport(self.transport)
+        transport.setTcpNoDelay(True)
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        fences, self._fences = self._fences, []
+        self._link.connection_lost(self, self.refusal or reason.getErrorMessage())
+        for fence in fences:
+            if fence is not None:
+                fence.errback(BusUnavailable(_AWAY))
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            messages, controls = self._decoder.feed(data)
+            if messages:
+                self._link.messages_received(messages)
+            for control in controls:
+                self._controlled(control)
+        except ProtocolViolation as violation:
+            self.refusal = str(violation)
+            self.abort()
+
+    def _controlled(self, control: wire.Control) -> None:
+        if isinstance(control, wire.Pong):
+            self._pings_unanswered = 0
+            fence = self._fences.pop(0) if self._fences else None
+            if fence is not None:
+                fence.callback(None)
+        elif isinstance(control, wire.Ping):
+            self.write(wire.PONG)
+        elif isinstance(control, wire.Info):
+            self.info.update(control.members)
+            if not self._signed_in:
+                self._sign_in()
+        elif isinstance(control, wire.ServerError):
+            self.refusal = control.text
+            self._link.refused(control.text)
+
+    def _sign_in(self) -> None:
+        self._signed_in = True
+        if self._server.tls or self.info.get("tls_required"):
+            self._link.start_tls(ITLSTransport(self.transport), self._server.host)
+            self._secured = True
+            # Behind TLS, Twisted asks a pull producer again and again: be told of pauses instead.
+            self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+        else:
+            handle = getattr(self.transport, "socket", None)
+            self._send = getattr(handle, "send", None)
+            # As a pull producer we learn of each time when the transport has nothing left.
+            self.transport.registerProducer(self, False)  # type: ignore[union-attr]
+        self.write(self._link.greeting(self._server))
+        ready: Deferred[None] = self.fence()
+        ready.addCallbacks(lambda _: self._link.connection_ready(self), lambda _: None)
+
+    # -- writing
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait because the transport is not empty."""
+        return self._out_bytes
+
+    def write(self, data: bytes) -> None:
+        """Send at once if this is the first write of the turn, else together with the others of this turn."""
+        if self._blocked or self._flushing is not None:
+            self._out.append(data)
+            self._out_bytes += len(data)
+        else:
+            self._flushing = self._link.reactor.callLater(0, self._turn_ended)
+            self._transmit(data)
+
+    def _turn_ended(self) -> None:
+        self._flushing = None
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._out and not self._blocked:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        # Straight to the socket, since transport.write waits for the next turn of the reactor and two system calls.
+        if self._send is not None:
+            try:
+                sent = self._send(data)
+            except OSError:
+                sent = 0  # full, or broken: the transport finds out which
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._blocked = True
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def pauseProducing(self) -> None:
+        self._blocked = True
+
+    def resumeProducing(self) -> None:
+        self._blocked = False
+        if self._flushing is None:
+            self._flush()
+        self._link.transport_drained()
+
+    def stopProducing(self) -> None:
+        self._blocked = True
+
+    # -- liveness
+
+    def fence(self) -> Deferred[None]:
+        """Ask the server to confirm that it has read everything up to here.
+
+        :raises BusUnavailable: through the Deferred, if the connection is lost first.
+        """
+        confirmed: Deferred[None] = Deferred()
+        self._fences.append(confirmed)
+        self.write(wire.PING)
+        return confirmed
+
+    def keep_alive(self) -> None:
+        """Ask for a sign of life; give up after two questions without an answer."""
+        if self._pings_unanswered >= 2:
+            self.refusal = "the server does not answer any more"
+            self.abort()
+            return
+        self._pings_unanswered += 1
+        self._fences.append(None)
+        self.write(wire.PING)
+
+    def close(self) -> None:
+        self._flush()
+        assert self.transport is not None
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        transport = cast(Any, self.transport)
+        transport.abortConnection()
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, link: Link, server: Server) -> None:
+        self._link = link
+        self._server = server
+
+    def buildProtocol(self, _address: IAddress) -> _Connection:
+        return self._link.made(_Connection(self._link, self._server))
+
+    def clientConnectionFailed(self, _connector: IConnector, reason: Failure) -> None:
+        self._link.attempt_failed(reason.getErrorMessage())
+
+
+class Link:
+    """A connection to one of several NATS servers that is made again whenever it is lost.
+
+    :ivar up: whether a connection stands.
+    :ivar inbox: the subject prefix of replies, without the dot at its end.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        urls: Sequence[str],
+        owner: ILinkOwner,
+        *,
+        name: str = "flowgate",
+        tls: object | None = None,
+        connect_seconds: float = 5.0,
+        ping_seconds: float = 20.0,
+        retry_seconds: tuple[float, float] = (0.1, 5.0),
+        congested_bytes: int = 8 * 1024 * 1024,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Describe a link; nothing happens before :meth:`start`.
+
+        :param reactor: IReactorTime and IReactorTCP.
+        :param urls: as :meth:`Server.parse` reads them; tried in turn.
+        :param tls: an ``IOpenSSLClientConnectionCreator`` for ``tls://``, or ``None`` to verify by the system's roots.
+        :param retry_seconds: the first and the longest pause between two rounds of attempts.
+        :param congested_bytes: from so many waiting bytes on, the link calls itself congested.
+        :raises StartError: if a URL cannot be read.
+        """
+        self.reactor = reactor
+        self._servers = [Server.parse(url) for url in urls]
+        if not self._servers:
+            raise StartError("at least one NATS URL is needed")
+        self._owner = owner
+        self._name = name
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._ping_seconds = ping_seconds
+        self._retry_least, self._retry_most = retry_seconds
+        self._congested_bytes = congested_bytes
+        self._congested = False
+        self._rng = rng or random.SystemRandom()
+        self.nonce = "".join(self._rng.choices(_RANDOM, k=10))
+        self.inbox = f"_INBOX.{self.nonce}"
+        self._attempts = 0
+        self._wanted = False
+        self._connector: IConnector | None = None
+        self._connection: _Connection | None = None
+        self._standing: _Connection | None = None
+        self._retry: IDelayedCall | None = None
+        self._pinging: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+        self._subscriptions: dict[bytes, tuple[str, Handler]] = {}
+        self._handlers: dict[bytes, Handler] = {b"1": self._replied}
+        self._next_sid = 2
+        self._inboxes: dict[bytes, Handler] = {}
+        self._losers: dict[str, Callable[[], None]] = {}
+        self._requests: dict[bytes, Deferred[Message]] = {}
+        self._next_token = 0
+        self.last_error = ""
+
+    # -- the connection
+
+    @property
+    def up(self) -> bool:
+        return self._standing is not None
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """The server's INFO; empty while the link is down."""
+        return self._standing.info if self._standing is not None else {}
+
+    @property
+    def congested(self) -> bool:
+        """Whether more than ``congested_bytes`` wait to be sent."""
+        if not self._congested and self._standing is not None:
+            self._congested = self._standing.buffered > self._congested_bytes
+        return self._congested
+
+    def start(self) -> None:
+        """Begin to connect, and go on until :meth:`stop`."""
+        self._wanted = True
+        self._attempt()
+
+    def stop(self) -> Deferred[None]:
+        """Close the connection after everything written was sent.
+
+        :returns: a Deferred of ``None``, fired once nothing is left in the reactor.
+        """
+        self._wanted = False
+        for call in (self._retry, self._pinging):
+            if call is not None and call.active():
+                call.cancel()
+        self._retry = self._pinging = None
+        if self._connector is None:
+            return succeed(None)
+        if self._stopped is None:
+            self._stopped = Deferred()
+            if self._standing is not None:
+                self._standing.close()
+            elif self._connection is not None:
+                self._connection.abort()
+            else:
+                self._connector.stopConnecting()
+        return self._stopped
+
+    def _attempt(self) -> None:
+        self._retry = None
+        server = self._servers[self._attempts % len(self._servers)]
+        self._attempts += 1
+        self._connector = self.reactor.connectTCP(
+            server.host, server.port, _Factory(self, server), timeout=self._connect_seconds
+        )
+        self._pinging = self.reactor.callLater(self._connect_seconds, self._attempt_timed_out)
+
+    def _attempt_timed_out(self) -> None:
+        self._pinging = None
+        if self._connection is not None:
+            self._connection.refusal = "the server does not complete the handshake"
+            self._connection.abort()
+
+    def made(self, connection: _Connection) -> _Connection:
+        self._connection = connection
+        return connection
+
+    def start_tls(self, transport: ITLSTransport, host: str) -> None:
+        from twisted.internet.ssl import optionsForClientTLS  # needs pyOpenSSL, which plain TCP does without
+
+        transport.startTLS(self._tls if self._tls is not None else optionsForClientTLS(host))
+
+    def greeting(self, server: Server) -> bytes:
+        """CONNECT and every subscription."""
+        options: dict[str, object] = {
+            "verbose": False,
+            "pedantic": False,
+            "echo": False,
+            "headers": True,
+            "no_responders": True,
+            "protocol": 1,
+            "lang": "python-flowgate",
+            "version": "1",
+            "name": self._name,
+            **server.credentials,
+        }
+        lines = [wire.connect(options), wire.subscribe(f"{self.inbox}.>", 1)]
+        lines += [wire.subscribe(subject, int(sid)) for sid, (subject, _) in self._subscriptions.items()]
+        return b"".join(lines)
+
+    def connection_ready(self, connection: _Connection) -> None:
+        self._standing = connection
+        self._attempts = 0
+        self._cancel_pinging()
+        self._pinging = self.reactor.callLater(self._ping_seconds, self._keep_alive)
+        self._owner.link_up()
+
+    def connection_lost(self, connection: _Connection, reason: str) -> None:
+        self._connection = None
+        self.last_error = reason
+        stood = self._standing is connection
+        if stood:
+            self._standing = None
+            self._congested = False
+            requests, self._requests = self._requests, {}
+            for waiting in requests.values():
+                waiting.errback(BusUnavailable(_AWAY))
+            for lost in list(self._losers.values()):
+                lost()
+            self._owner.link_down()
+            if self._wanted:
+                self._log.warn("the connection to NATS is lost: {reason}", reason=reason)
+        self._try_again(at_once=stood)
+
+    def attempt_failed(self, reason: str) -> None:
+        self.last_error = reason
+        self._try_again(at_once=False)
+
+    def _cancel_pinging(self) -> None:
+        if self._pinging is not None and self._pinging.active():
+            self._pinging.cancel()
+        self._pinging = None
+
+    def _try_again(self, *, at_once: bool) -> None:
+        self._connector = None
+        self._cancel_pinging()
+        stopped, self._stopped = self._stopped, None
+        if self._wanted:
+            rounds = self._attempts // len(self._servers)
+            pause = min(self._retry_most, self._retry_least * 2 ** min(rounds, 16))
+            pause *= 0.5 + self._rng.random() / 2  # jitter: nodes that lost one server must not return as one
+            self._retry = self.reactor.callLater(self._retry_least * self._rng.random() if at_once else pause, self._attempt)
+        if stopped is not None:
+            stopped.callback(None)
+
+    def _keep_alive(self) -> None:
+        self._pinging = self.reactor.callLater(self._ping_seconds, self._keep_alive)
+        if self._standing is not None:
+            self._standing.keep_alive()
+
+    def refused(self, text: str) -> None:
+        self.last_error = text
+        self._log.warn("NATS refuses: {text}", text=text)
+
+    def transport_drained(self) -> None:
+        if self._congested and self._standing is not None and self._standing.buffered <= self._congested_bytes // 2:
+            self._congested = False
+            self._owner.link_drained()
+
+    # -- messages
+
+    def write(self, data: bytes) -> None:
+        """Send protocol bytes.
+
+        :raises BusUnavailable: while the link is down.
+        """
+        if self._standing is None:
+            raise BusUnavailable(_AWAY)
+        self._standing.write(data)
+
+    def fence(self) -> Deferred[None]:
+        """Wait until the server has read everything written so far.
+
+        :raises BusUnavailable: through the Deferred, if the connection is or gets lost.
+        """
+        if self._standing is None:
+            failed: Deferred[None] = Deferred()
+            failed.errback(BusUnavailable(_AWAY))
+            return failed
+        return self._standing.fence()
+
+    def subscribe(self, subject: str, handler: Handler) -> bytes:
+        """Take the messages on ``subject`` from now on, over every connection to come.
+
+        :returns: what :meth:`unsubscribe` needs.
+        """
+        sid = self._next_sid
+        self._next_sid += 1
+        key = b"%d" % sid
+        self._subscriptions[key] = (subject, handler)
+        self._handlers[key] = handler
+        if self._standing is not None:
+            self._standing.write(wire.subscribe(subject, sid))
+        return key
+
+    def unsubscribe(self, key: bytes) -> None:
+        """End a subscription."""
+        if self._subscriptions.pop(key, None) is not None:
+            del self._handlers[key]
+            if self._standing is not None:
+                self._standing.write(wire.unsubscribe(int(key)))
+
+    def token(self) -> str:
+        """A new name below :attr:`inbox`, unique among all links of all nodes."""
+        self._next_token += 1
+        return f"{self.nonce}{self._next_token:x}"
+
+    def open_inbox(self, token: str, handler: Handler, lost: Callable[[], None] | None = None) -> None:
+        """Have everything that comes to ``<inbox>.<token>`` and below given to ``handler``.
+
+        :param lost: called when the connection is lost, unless the inbox was closed before.
+        """
+        self._inboxes[token.encode()] = handler
+        if lost is not None:
+            self._losers[token] = lost
+
+    def close_inbox(self, token: str) -> None:
+        self._inboxes.pop(token.encode(), None)
+        self._losers.pop(token, None)
+
+    def request(self, subject: str, payload: bytes, *, timeout: float = 5.0) -> Deferred[Message]:
+        """Ask, and wait for one answer.
+
+        :param timeout: seconds.
+        :raises BusUnavailable: through the Deferred, if there is none in time or nobody to ask.
+        """
+        token = self.token()
+        key = token.encode()
+        answered: Deferred[Message] = Deferred(lambda _: self._forget(key))
+        if self._standing is None:
+            answered.errback(BusUnavailable(_AWAY))
+            return answered
+        self._requests[key] = answered
+        timer = self.reactor.callLater(timeout, self._request_timed_out, key)
+
+        def settle(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        answered.addBoth(settle)
+        self._standing.write(wire.publish(subject.encode(), payload, f"{self.inbox}.{token}".encode()))
+        return answered
+
+    def _forget(self, key: bytes) -> None:
+        self._requests.pop(key, None)
+
+    def _request_timed_out(self, key: bytes) -> None:
+        waiting = self._requests.pop(key, None)
+        if waiting is not None:
+            waiting.errback(BusUnavailable("the message bus does not answer in time"))
+
+    def messages_received(self, messages: list[Message]) -> None:
+        """Give what one read brought to the handlers, one call each."""
+        handlers = self._handlers
+        last, handler, bucket = b"", None, messages
+        buckets: dict[Handler, list[Message]] = {}
+        for message in messages:
+            sid = message[0]
+            if sid != last:
+                last = sid
+                handler = handlers.get(sid)
+                if handler is not None:
+                    bucket = buckets.setdefault(handler, [])
+            if handler is not None:  # else it was unsubscribed a moment ago
+                bucket.append(message)
+        for handler, bucket in buckets.items():
+            self._guarded(handler, bucket)
+
+    def _guarded(self, handler: Handler, messages: list[Message]) -> None:
+        try:
+            handler(messages)
+        except ProtocolViolation:
+            raise
+        except Exception:
+            # One room's fault must not take the connection away from all others.
+            self._log.failure("a handler of NATS messages failed")
+
+    def _replied(self, messages: list[Message]) -> None:
+        prefix = len(self.inbox) + 1
+        buckets: dict[bytes, list[Message]] = {}
+        for message in messages:
+            token = message[1][prefix:].partition(b".")[0]
+            buckets.setdefault(token, []).append(message)
+        for token, bucket in buckets.items():
+            waiting = self._requests.pop(token, None)
+            if waiting is not None:
+                if wire.status(bucket[0][3]) == 503:
+                    waiting.errback(BusUnavailable("JetStream is not available on the NATS server"))
+                else:
+                    waiting.callback(bucket[0])
+                continue
+            handler = self._inboxes.get(token)
+            if handler is not None:
+                self._guarded(handler, bucket)
+
+
+def decode_json(message: Message) -> dict[str, Any]:
+    """The JSON object that an API request was answered with.
+
+    :raises ProtocolViolation: if it is none.
+    """
+    try:
+        members = json.loads(message[4])
+    except ValueError:
+        members = None
+    if not isinstance(members, dict):
+        raise ProtocolViolation("JetStream answered with something else than a JSON object")
+    return members

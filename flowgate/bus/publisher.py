@@ -1,0 +1,423 @@
+"""The one lane by which a node's messages enter the stream.
+
+Whatever is queued goes out in parcels: one write to the server, and for its acknowledged messages one fast batch with
+one acknowledgement (nats-server ADR-50).  While as many parcels as allowed are under way, new messages wait, so the
+parcels grow with the load and an idle lane adds no delay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from flowgate.bus import wire
+from flowgate.bus.link import Link
+from flowgate.bus.names import LIVE, LOG, topic_subject
+from flowgate.bus.wire import Message
+from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
+from flowgate.message import Run, Stored
+from flowgate.topics import Topic
+
+PARCEL_MESSAGES = 1000
+PARCEL_BYTES = 1024 * 1024
+_ANSWER_SECONDS = 5.0
+_WARNING_SECONDS = 10.0
+_HEADER_ROOM = 1024  # what the headers of one message may take of the server's max_payload
+_QOS_2_HEAD = wire.headers([("Flowgate-QoS", "2")])
+_TOO_LARGE_FOR_STREAM = 10054
+# Ask for few flow messages: what is under way is bounded by the parcels.  The server makes it 500 at most.
+_FLOW = "65535"
+
+
+class _Job:
+    """A run (or single message) on its way."""
+
+    __slots__ = ("failed", "open_parcels", "position", "run", "single", "stored", "subject", "taken")
+
+    def __init__(self, run: Run, subject: bytes, stored: Deferred[None] | None, single: _Single | None = None) -> None:
+        self.run = run
+        self.subject = subject
+        self.stored = stored  # None: nobody waits, the messages travel unacknowledged
+        self.single = single
+        self.position = 0  # messages that are written
+        self.open_parcels = 0
+        self.taken = False  # all messages are written
+        self.failed = False
+
+
+class _Single:
+    """A message that wants its own place in the stream, and its headers."""
+
+    __slots__ = ("deadline", "head", "result", "size", "token")
+
+    def __init__(self, head: bytes, size: int, token: str, result: Deferred[Stored]) -> None:
+        self.head = head
+        self.size = size
+        self.token = token
+        self.result = result
+        self.deadline = 0.0
+
+
+class _Parcel:
+    """What one write took along and one acknowledgement is to confirm."""
+
+    __slots__ = ("bytes", "count", "deadline", "expected", "jobs", "token")
+
+    def __init__(self, token: str, deadline: float) -> None:
+        self.token = token
+        self.deadline = deadline
+        self.jobs: list[tuple[_Job, int]] = []  # with the place in the batch of the job's last message
+        self.expected = 0  # messages in the batch
+        self.count = 0  # all messages, for the bounds
+        self.bytes = 0
+
+
+class Publisher:
+    """Queues, writes and accounts for everything that is to be stored."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        link: Link,
+        drained: Callable[[], None],
+        *,
+        parcels: int = 4,
+        queue_messages: int = 65_536,
+        queue_bytes: int = 8 * 1024 * 1024,
+    ) -> None:
+        """Make a lane; it is open only between :meth:`open` and :meth:`close`.
+
+        :param drained: called when :attr:`congested` goes back to false.
+        :param parcels: parcels that may be under way at once.
+        :param queue_messages: messages, queued and under way, from which on the lane calls itself congested; at
+            four times as many it refuses.
+        :param queue_bytes: the same in bytes.
+        """
+        self._reactor = reactor
+        self._link = link
+        self._drained = drained
+        self._most_parcels = parcels
+        self._queue_messages = queue_messages
+        self._queue_bytes = queue_bytes
+        self._queue: deque[_Job] = deque()
+        self._parcels: dict[str, _Parcel] = {}
+        self._singles: dict[str, _Single] = {}
+        self._held_messages = 0
+        self._held_bytes = 0
+        self._turn: IDelayedCall | None = None
+        self._watch: IDelayedCall | None = None
+        self._warned_at: float | None = None
+        self._open = False
+        self._max_payload = 0
+        self.congested = False
+
+    # -- opening and closing
+
+    def open(self) -> None:
+        """Take messages from now on."""
+        self._open = True
+        self._max_payload = int(self._link.info.get("max_payload", 1024 * 1024)) - _HEADER_ROOM
+
+    def close(self) -> None:
+        """Take no more; whatever has no acknowledgement yet fails, since its fate is unknown."""
+        self._open = False
+        for call in (self._turn, self._watch):
+            if call is not None and call.active():
+                call.cancel()
+        self._turn = self._watch = None
+        parcels, self._parcels = self._parcels, {}
+        singles, self._singles = self._singles, {}
+        queue, self._queue = self._queue, deque()
+        away = BusUnavailable()
+        for parcel in parcels.values():
+            self._link.close_inbox(parcel.token)
+            for job, _ in parcel.jobs:
+                self._fail(job, away)
+        for single in singles.values():
+            self._link.close_inbox(single.token)
+            single.result.errback(away)
+        for job in queue:
+            if job.single is not None:
+                job.single.result.errback(away)
+            self._fail(job, away)
+        self._held_messages = self._held_bytes = 0
+        self._release(0, 0)
+
+    # -- taking
+
+    def publish(self, run: Run) -> Deferred[None]:
+        """Store a run; see :meth:`IBus.publish`."""
+        stored: Deferred[None] = Deferred()
+        refusal = self._refusal(max(map(len, run.payloads), default=0))
+        if refusal is not None:
+            stored.errback(refusal)
+        elif not run.count:
+            stored.callback(None)
+        else:
+            self._put(_Job(run, topic_subject(LOG, run.topic), stored))
+        return stored
+
+    def record(self, run: Run) -> bool:
+        """Have a run kept and passed on without an answer; tell whether that is going to be tried."""
+        if not run.count or self._refusal(max(map(len, run.payloads))) is not None:
+            return False
+        self._put(_Job(run, topic_subject(LIVE, run.topic), None))
+        return True
+
+    def publish_one(self, topic: Topic, payload: bytes, headers: list[tuple[str, str]], qos: int) -> Deferred[Stored]:
+        """Store one message and learn its place; see :meth:`IBus.publish_one`."""
+        result: Deferred[Stored] = Deferred()
+        refusal = self._refusal(len(payload))
+        if refusal is not None:
+            result.errback(refusal)
+            return result
+        if qos == 2:
+            headers = [*headers, ("Flowgate-QoS", "2")]
+        head = wire.headers(headers) if headers else b""
+        single = _Single(head, len(payload), self._link.token(), result)
+        self._put(_Job(Run(topic, [payload], qos=qos), topic_subject(LOG, topic), None, single))
+        return result
+
+    def _refusal(self, largest: int) -> Refused | None:
+        if not self._open:
+            return BusUnavailable()
+        if largest > self._max_payload:
+            return MessageTooLarge(f"the message bus takes at most {self._max_payload} bytes")
+        if self._held_messages >= 4 * self._queue_messages or self._held_bytes >= 4 * self._queue_bytes:
+            return BusUnavailable("too many messages wait for the message bus")
+        return None
+
+    def _put(self, job: _Job) -> None:
+        self._queue.append(job)
+        self._held_messages += job.run.count
+        self._held_bytes += sum(map(len, job.run.payloads))
+        if not self.congested and (
+            self._held_messages > self._queue_messages or self._held_bytes > self._queue_bytes
+        ):
+            self.congested = True
+        if self._turn is None and len(self._parcels) < self._most_parcels:
+            if not self._parcels:
+                self._flush()
+            # What else this turn brings goes together.
+            self._turn = self._reactor.callLater(0, self._turn_ended)
+
+    def _turn_ended(self) -> None:
+        self._turn = None
+        self._flush()
+
+    # -- writing
+
+    def _flush(self) -> None:
+        while self._queue and self._open and len(self._parcels) < self._most_parcels:
+            self._send_parcel()
+
+    def _send_parcel(self) -> None:
+        token = self._link.token()
+        reply = f"{self._link.inbox}.{token}.{_FLOW}.fail.".encode()
+        parcel = _Parcel(token, self._reactor.seconds() + _ANSWER_SECONDS)
+        parts: list[bytes] = []
+        number = 0  # the place in the batch
+        first = last = -1  # where in parts the batch begins and ends
+        live: tuple[int, bytes, bytes] | None = None
+        queue = self._queue
+        while queue and parcel.count < PARCEL_MESSAGES and parcel.bytes < PARCEL_BYTES:
+            job = queue[0]
+            run = job.run
+            if job.single is not None:
+                queue.popleft()
+                self._send_single(job, job.single, parts)
+                live = None
+                continue
+            start = job.position
+            payloads = run.payloads
+            if start or run.count > PARCEL_MESSAGES - parcel.count:
+                payloads = payloads[start : start + PARCEL_MESSAGES - parcel.count]
+            size = sum(map(len, payloads))
+            if size > PARCEL_BYTES - parcel.bytes:
+                payloads, size = _fitting(payloads, PARCEL_BYTES - parcel.bytes)
+            job.position = start + len(payloads)
+            job.taken = job.position >= run.count
+            if job.taken:
+                queue.popleft()
+            parcel.count += len(payloads)
+            parcel.bytes += size
+            if job.stored is None:
+                line = b"PUB %b " % job.subject
+                parts += [b"%b%d\r\n%b\r\n" % (line, len(payload), payload) for payload in payloads]
+                live = len(parts) - 1, job.subject, payloads[-1]
+                continue
+            if first < 0:
+                first = len(parts)
+            if run.qos == 2:
+                line, head = b"HPUB %b %b" % (job.subject, reply), len(_QOS_2_HEAD)
+                parts += [
+                    b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, head, head + len(payload), _QOS_2_HEAD, payload)
+                    for n, payload in enumerate(payloads, number + 1)
+                ]
+            else:
+                line = b"PUB %b %b" % (job.subject, reply)
+                parts += [
+                    b"%b%d.1.$FI %d\r\n%b\r\n" % (line, n, len(payload), payload)
+                    for n, payload in enumerate(payloads, number + 1)
+                ]
+            number += len(payloads)
+            last = len(parts) - 1
+            job.open_parcels += 1
+            parcel.jobs.append((job, number))
+        parcel.expected = number
+        if number:
+            # With the random reply prefix, so that nothing in a subject or payload can be meant instead.
+            parts[first] = parts[first].replace(b"%b1.1.$FI" % reply, b"%b1.0.$FI" % reply, 1)
+            old = b"%b%d.%d.$FI" % (reply, number, 0 if number == 1 else 1)
+            parts[last] = parts[last].replace(old, b"%b%d.2.$FI" % (reply, number), 1)
+        elif live is not None:
+            # Nobody waits for these, but the lane must know when the stream has taken them in.
+            index, subject, payload = live
+            parts[index] = wire.publish(subject, payload, f"{self._link.inbox}.{token}".encode())
+        if number or live is not None:
+            self._parcels[token] = parcel
+            self._link.open_inbox(token, self._answered)
+        elif parcel.count:
+            self._release(parcel.count, parcel.bytes)
+        if self._watch is None:
+            self._watch = self._reactor.callLater(1.0, self._look)
+        self._link.write(b"".join(parts))
+
+    def _send_single(self, job: _Job, single: _Single, parts: list[bytes]) -> None:
+        single.deadline = self._reactor.seconds() + _ANSWER_SECONDS
+        self._singles[single.token] = single
+        self._link.open_inbox(single.token, self._single_answered)
+        reply = f"{self._link.inbox}.{single.token}".encode()
+        parts.append(wire.publish(job.subject, job.run.payloads[0], reply, single.head))
+
+    # -- answers
+
+    def _token(self, message: Message) -> str:
+        return message[1][len(self._link.inbox) + 1 :].partition(b".")[0].decode()
+
+    def _answered(self, messages: list[Message]) -> None:
+        parcel = self._parcels.get(self._token(messages[0]))
+        if parcel is None:
+            return
+        for message in messages:
+            payload = message[4]
+            if payload.startswith(b'{"type":'):
+                if payload.startswith(b'{"type":"ack"'):
+                    continue  # flow control; the number of parcels under way is ours
+                self._warn("a batch met an error: {detail}", payload[:200].decode("utf-8", "replace"))
+                continue  # the batch's own acknowledgement follows, with the count of what was stored
+            confirmed = 0
+            detail = f"status {wire.status(message[3])}" if message[3] else ""
+            if not detail:
+                answer = json.loads(payload)
+                error = answer.get("error")
+                if error is None:
+                    confirmed = int(answer.get("count", 0)) if parcel.expected else 0
+                else:
+                    detail = str(error.get("description", "unknown error"))
+            self._settle(parcel, confirmed, detail)
+            return
+
+    def _settle(self, parcel: _Parcel, confirmed: int, detail: str) -> None:
+        del self._parcels[parcel.token]
+        self._link.close_inbox(parcel.token)
+        if detail or confirmed < parcel.expected:
+            self._warn("messages were not stored: {detail}", detail or f"{confirmed} of {parcel.expected}")
+        # Write on before telling anybody: the server has nothing to do, the tellers' work can overlap.
+        self._flush()
+        for job, upto in parcel.jobs:
+            job.open_parcels -= 1
+            if upto > confirmed:
+                self._fail(job, BusUnavailable())
+            elif job.taken and not job.open_parcels and not job.failed:
+                assert job.stored is not None
+                job.stored.callback(None)
+        self._release(parcel.count, parcel.bytes)
+
+    def _single_answered(self, messages: list[Message]) -> None:
+        message = messages[0]
+        single = self._singles.pop(self._token(message), None)
+        if single is None:
+            return
+        self._link.close_inbox(single.token)
+        result: Stored | Refused = BusUnavailable()
+        if not message[3]:
+            answer = json.loads(message[4])
+            error = answer.get("error")
+            if error is None:
+                result = Stored(int(answer["seq"]), bool(answer.get("duplicate", False)))
+            elif error.get("err_code") == _TOO_LARGE_FOR_STREAM:
+                result = MessageTooLarge()
+            else:
+                self._warn("a message was not stored: {detail}", str(error.get("description")))
+        if isinstance(result, Stored):
+            single.result.callback(result)
+        else:
+            single.result.errback(result)
+        self._release(1, single.size)
+
+    def _fail(self, job: _Job, reason: Refused) -> None:
+        if not job.failed and job.stored is not None:
+            job.failed = True
+            if not job.taken:
+                self._drop(job)
+            job.stored.errback(reason)
+
+    def _drop(self, job: _Job) -> None:
+        """Do not write the rest of a run whose beginning is lost."""
+        if self._queue and self._queue[0] is job:
+            self._queue.popleft()
+            rest = job.run.payloads[job.position :]
+            self._release(len(rest), sum(map(len, rest)))
+
+    def _release(self, messages: int, size: int) -> None:
+        self._held_messages -= messages
+        self._held_bytes -= size
+        if (
+            self.congested
+            and self._held_messages <= self._queue_messages // 2
+            and self._held_bytes <= self._queue_bytes // 2
+        ):
+            self.congested = False
+            self._drained()
+
+    def _look(self) -> None:
+        """Once a second while anything is under way: end what has waited too long."""
+        self._watch = None
+        now = self._reactor.seconds()
+        for parcel in [parcel for parcel in self._parcels.values() if parcel.deadline <= now]:
+            if parcel.token in self._parcels:
+                self._settle(parcel, 0, "no acknowledgement in time")
+        for single in [single for single in self._singles.values() if single.deadline <= now]:
+            if self._singles.pop(single.token, None) is not None:
+                self._link.close_inbox(single.token)
+                single.result.errback(BusUnavailable("the message bus does not answer in time"))
+                self._release(1, single.size)
+        if self._watch is None and (self._parcels or self._singles):
+            self._watch = self._reactor.callLater(1.0, self._look)
+
+    def _warn(self, text: str, detail: str) -> None:
+        now = self._reactor.seconds()
+        if self._warned_at is None or now - self._warned_at >= _WARNING_SECONDS:
+            self._warned_at = now
+            self._log.warn(text, detail=detail)
+
+
+def _fitting(payloads: Any, room: int) -> tuple[list[bytes], int]:
+    """As many payloads as fit into ``room`` bytes, at least one."""
+    taken: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if taken and size + len(payload) > room:
+            break
+        taken.append(payload)
+        size += len(payload)
+    return taken, size

@@ -1,0 +1,249 @@
+"""Where policy meets the bus: what a principal may publish and subscribe to, and what becomes of it.
+
+The adapters of all protocols call this room and nothing below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flowgate.auth.permissions import Principal
+from flowgate.errors import InsufficientScope, InvalidParameter, MessageTooLarge
+from flowgate.interfaces import IBus, IBusListener, IFeed, IReader, ISubscriber
+from flowgate.limits import Limits, Policies
+from flowgate.message import Cursor, Run, Stored
+from flowgate.topics import Namespace, Topic, check_filter, check_topic, resolve
+
+if TYPE_CHECKING:
+    from flowgate.connections import Connections
+    from flowgate.metering import Meter
+    from flowgate.router import Router
+    from flowgate.subscriber import Turn
+
+_log = Logger()
+
+EARLIEST = "earliest"
+"""The cursor text for everything that history holds."""
+
+
+@attrs.frozen(slots=True)
+class Route:
+    """A topic that its principal may publish to, and what its policy says.
+
+    :ivar full: whether the publisher wrote the full name.
+    :ivar history: whether unacknowledged messages go into history.
+    :ivar age: seconds that history keeps acknowledged messages, or ``None``.
+    """
+
+    topic: Topic
+    full: bool
+    history: bool
+    age: int | None
+
+
+@attrs.frozen(slots=True)
+class Interest:
+    """A filter that its principal may subscribe to."""
+
+    namespace: Namespace
+    filter: str
+    full: bool
+
+
+@implementer(IBusListener)
+class Gateway:
+    """One node's message path.
+
+    :ivar limits: the bounds to work within.
+    :ivar turn: the outboxes to flush after a read's worth of work.
+    :ivar connections: the open connections of this node.
+    :ivar meter: what was done.
+    """
+
+    def __init__(
+        self,
+        bus: IBus,
+        router: Router,
+        turn: Turn,
+        connections: Connections,
+        meter: Meter,
+        limits: Limits,
+        policies: Policies,
+    ) -> None:
+        self._bus = bus
+        self._router = router
+        self._policies = policies
+        self._paused: dict[Callable[[], None], None] = {}
+        self.limits = limits
+        self.turn = turn
+        self.connections = connections
+        self.meter = meter
+
+    # -- names and permissions
+
+    def route(self, principal: Principal, name: str) -> Route:
+        """Find where ``name`` leads and whether ``principal`` may publish there.
+
+        :raises InsufficientScope: if not.
+        :raises InvalidTopic: if it is no topic name.
+        """
+        resolved = resolve(name, principal.home, principal.grants.namespaces)
+        topic = Topic(resolved.namespace, resolved.rest)
+        if not principal.grants.may_publish(topic):
+            raise InsufficientScope("the token does not permit publishing to this topic")
+        check_topic(resolved.rest)
+        policy = self._policies.find(topic.name)
+        return Route(topic, resolved.full, policy.history, policy.age)
+
+    def interest(self, principal: Principal, name: str) -> Interest:
+        """Find what the filter ``name`` stands for and whether ``principal`` may subscribe to all of it.
+
+        :raises InsufficientScope: if not.
+        :raises InvalidTopic: if it is no filter.
+        """
+        resolved = resolve(name, principal.home, principal.grants.namespaces)
+        if not principal.grants.may_subscribe(resolved.namespace, resolved.rest):
+            raise InsufficientScope("the token does not permit subscribing to this filter")
+        check_filter(resolved.rest)
+        return Interest(resolved.namespace, resolved.rest, resolved.full)
+
+    def cursor(self, text: str) -> Cursor:
+        """Read a cursor as clients write it: ``<epoch>-<sequence>`` or ``earliest``.
+
+        :raises InvalidParameter: if ``text`` has another shape.
+        """
+        return Cursor(self._bus.epoch, 0) if text == EARLIEST else Cursor.parse(text)
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of cursors that are handed out now."""
+        return self._bus.epoch
+
+    @property
+    def available(self) -> bool:
+        """Whether acknowledged publishes can be stored now."""
+        return self._bus.available
+
+    # -- publishing
+
+    def publish_unacknowledged(self, route: Route, run: Run) -> None:
+        """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it."""
+        run.recorded = self._bus.send(run, route.history)
+        self._router.deliver(run)
+
+    def publish_run(self, run: Run) -> Deferred[None]:
+        """Store a run at the lowest cost per message; subscribers get it from the bus.
+
+        :returns: a Deferred, fired once all of it is stored.
+        :raises BusUnavailable: through the Deferred.
+        """
+        return self._bus.publish(run)
+
+    def publish(
+        self, route: Route, payload: bytes, *, message_id: str | None = None, ttl: int | None = None, qos: int = 1
+    ) -> Deferred[Stored]:
+        """Store one message.
+
+        :param message_id: the same id within 5 minutes is stored once.
+        :param ttl: seconds that history keeps it; the topic's policy if ``None``.
+        :returns: a Deferred of :class:`Stored`.
+        :raises MessageTooLarge: at once.
+        :raises BusUnavailable: through the Deferred.
+        """
+        self.check_size(len(payload))
+        return self._bus.publish_one(
+            route.topic, payload, qos=qos, message_id=message_id, ttl=route.age if ttl is None else ttl
+        )
+
+    def check_size(self, size: int) -> None:
+        """:raises MessageTooLarge: if a payload of ``size`` bytes is not taken."""
+        if size > self.limits.message_bytes:
+            raise MessageTooLarge(f"a message has at most {self.limits.message_bytes} bytes")
+
+    @property
+    def congested(self) -> bool:
+        """Whether publishers should be read no further until :meth:`when_drained` calls."""
+        return self._bus.congested
+
+    def when_drained(self, resume: Callable[[], None]) -> None:
+        """Have ``resume`` called once, as soon as the bus takes more."""
+        self._paused[resume] = None
+
+    # -- subscribing
+
+    def subscribe(self, subscriber: ISubscriber, interest: Interest, qos: int = 0) -> Deferred[None]:
+        """Deliver to ``subscriber`` what is published from now on.
+
+        :returns: a Deferred, fired once that holds for all nodes; for this node it holds at once.
+        """
+        if self._router.subscribe(subscriber, interest.namespace, interest.filter, interest.full, qos):
+            return self._bus.attach(interest.namespace)
+        return succeed(None)
+
+    def unsubscribe(self, subscriber: ISubscriber, interest: Interest) -> bool:
+        """End one subscription.
+
+        :returns: whether there was one.
+        """
+        if not self._router.unsubscribe(subscriber, interest.namespace, interest.filter, interest.full):
+            return False
+        self._bus.detach(interest.namespace)
+        return True
+
+    def leave(self, subscriber: ISubscriber) -> None:
+        """End all subscriptions of ``subscriber``."""
+        for namespace, filter_, full in self._router.subscriptions(subscriber):
+            self._router.unsubscribe(subscriber, namespace, filter_, full)
+            self._bus.detach(namespace)
+
+    def follow(
+        self, subscriber: ISubscriber, reader: IReader, interest: Interest, after: Cursor | None
+    ) -> Deferred[IFeed]:
+        """Give ``reader`` the history of a filter behind ``after``, then what follows.
+
+        ``subscriber`` gets what history does not hold: unacknowledged messages of topics without history, and those of
+        a time when the bus was away.  :meth:`unsubscribe` or :meth:`leave`, and the feed's ``stop``, end it.
+
+        :param after: ``None`` for nothing but the future.
+        :returns: a Deferred of :class:`IFeed`.
+        """
+        if self._router.subscribe(subscriber, interest.namespace, interest.filter, interest.full, history=True):
+            attached = self._bus.attach(interest.namespace)
+        else:
+            attached = succeed(None)
+        return attached.addCallback(
+            lambda _: self._bus.follow(interest.namespace, interest.filter, reader, after)  # type: ignore[arg-type,return-value]
+        )
+
+    def history(self, interest: Interest, after: Cursor, limit: int) -> Deferred[list[Run]]:
+        """Read one page of history: at most ``limit`` messages behind ``after``."""
+        if limit < 1:
+            raise InvalidParameter("limit must be at least 1")
+        return self._bus.history(interest.namespace, interest.filter, after, limit)
+
+    # -- IBusListener
+
+    def arrived(self, runs: Sequence[Run]) -> None:
+        deliver = self._router.deliver
+        for run in runs:
+            deliver(run)
+        self.turn.flush()
+
+    def drained(self) -> None:
+        paused, self._paused = self._paused, {}
+        for resume in paused:
+            resume()
+
+    def availability(self, available: bool) -> None:
+        if available:
+            _log.info("the message bus is within reach")
+        else:
+            _log.warn("the message bus is away: acknowledged publishes are refused until it is back")
+        # A bus that went away takes nothing, so nobody needs to wait for it.
+        self.drained()

@@ -1,0 +1,1 @@
+"""HTTP: tokens, publish, Server-Sent Events, history, queues and administration, behind Klein."""

@@ -1,0 +1,35 @@
+"""Payloads and JSON: how a message's value becomes bytes, and how bytes are shown to JSON subscribers."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import orjson
+
+
+def from_json(value: object) -> bytes:
+    """The payload for a JSON value: a string travels as its UTF-8 bytes, anything else as compact JSON."""
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
+
+
+def members(payload: bytes) -> bytes:
+    """The member ``"data"`` that shows ``payload``, with ``"encoding":"base64"`` behind it where that was needed.
+
+    A JSON object or array is shown as such, other UTF-8 text as a string, other bytes in base64.  The result has no
+    line breaks.
+    """
+    if payload.lstrip()[:1] in (b"{", b"["):
+        try:
+            orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            pass  # not JSON after all: shown as text
+        else:
+            # Embedded as it is, so that numbers keep their digits.  A raw line break can only be white space between
+            # tokens: inside strings JSON has it escaped (RFC 8259 section 7).
+            if b"\n" in payload or b"\r" in payload:
+                payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
+            return b'"data":' + payload.strip()
+    try:
+        return b'"data":' + orjson.dumps(payload.decode())
+    except UnicodeDecodeError:
+        return b'"data":"' + b64encode(payload) + b'","encoding":"base64"'

@@ -1,0 +1,224 @@
+"""Wiring: everything of one node, started and stopped in order."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from flowgate import __version__
+from flowgate.auth.keys import Keyring
+from flowgate.auth.secrets import admin_token, master_secret
+from flowgate.auth.tokens import TokenService
+from flowgate.bus.connection import NatsConnection
+from flowgate.bus.jetstream import JetStreamBus
+from flowgate.bus.kv import JetStreamStore
+from flowgate.bus.queues import JetStreamQueues
+from flowgate.bus.server import NatsServer, lock_directory
+from flowgate.connections import Connections
+from flowgate.errors import InvalidToken, StartError
+from flowgate.gateway import Gateway
+from flowgate.http.site import make_site
+from flowgate.limits import Policies
+from flowgate.metering import Meter
+from flowgate.mqtt.protocol import MqttFactory
+from flowgate.queues.service import Queues
+from flowgate.router import Router
+from flowgate.settings import Settings
+from flowgate.subscriber import Turn
+from flowgate.timers import Wheel
+from flowgate.websocket.resource import make_resource
+
+_log = Logger()
+
+DRAIN_SECONDS = 10
+"""How long connections may take to end when the gateway stops."""
+
+_LOCATION = "gateway.json"
+"""The file in the data directory that tells the ``flowgate`` command where this gateway is."""
+
+
+class FlowGate(Service):
+    """One node of the gateway.
+
+    Started in this order: data directory, nats-server (our own child, unless there are ``nats`` URLs), bus, accounts,
+    listeners; stopped in the opposite one.  What cannot be started ends the process with one sentence and exit status 1.
+    """
+
+    name = "flowgate"
+
+    def __init__(self, reactor: Any, settings: Settings) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._undo: list[tuple[str, Callable[[], Awaitable[object] | object]]] = []
+        self._draining = False
+        self._starting: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        # twistd would end with the signal's own status after SIGTERM; an ordered stop is a success.
+        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._failed)
+
+    def _failed(self, failure: Any) -> None:
+        if failure.check(StartError):
+            sentence = failure.getErrorMessage()
+        else:
+            _log.failure("the gateway could not start", failure)
+            sentence = f"the gateway could not start: {failure.getErrorMessage()}"
+        print(f"flowgate: {sentence}", file=sys.stderr, flush=True)
+        # twistd has no exit status of its own for a service that fails while it starts.
+        atexit.register(os._exit, 1)
+        self._reactor.stop()
+
+    async def _start(self) -> None:
+        settings, reactor = self._settings, self._reactor
+        began = reactor.seconds()
+        data = prepare_directory(settings.data)
+        lock = lock_directory(data)
+        self._undo.append(("lock", lock.release))
+        master = master_secret(data, settings.master_secret)
+        admin = admin_token(data, settings.admin_token)
+
+        urls = list(settings.nats)
+        if not urls:
+            server = NatsServer(reactor, data / "nats", settings.durability)
+            self._undo.append(("nats-server", server.stop))
+            await server.start()
+            urls = [server.url]
+
+        bus = JetStreamBus(
+            reactor,
+            urls,
+            shared=bool(settings.nats),
+            replicas=settings.replicas,
+            history_messages=settings.history_messages,
+            history_age=settings.history_age,
+        )
+        wheel = Wheel(reactor)
+        self._undo.append(("timers", wheel.stop))
+        connections = Connections(settings.limits.connections)
+        gateway = Gateway(bus, Router(), Turn(), connections, Meter(), settings.limits, Policies(settings.policies))
+        bus.listener = gateway
+        self._undo.append(("bus", bus.stop))
+        await bus.start()
+
+        nats = NatsConnection(reactor, urls)
+        self._undo.append(("nats connection", nats.stop))
+        await nats.start()
+        store = JetStreamStore(nats, replicas=settings.replicas)
+        queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, reactor)
+        keyring = Keyring(store, master, time.time)
+        self._undo.append(("keys", keyring.stop))
+        await keyring.start()
+        tokens = TokenService(keyring, master, store, settings.issuer, time.time)
+        self._undo.append(("tokens", tokens.stop))
+        await tokens.start()
+        tokens.on_revoked(
+            lambda revoked: connections.end(
+                InvalidToken("the token was revoked"),
+                lambda principal: revoked in (principal.token_id, principal.key_id, principal.user),
+            )
+        )
+
+        self._undo.append(("connections", lambda: self._drain(connections)))
+        websocket = make_resource(gateway, tokens, wheel, reactor, time.time)
+        site = make_site(
+            gateway, tokens, keyring, queues, admin, websocket, wheel, reactor, time.time, lambda: self._draining
+        )
+        mqtt = MqttFactory(gateway, tokens, wheel, reactor, time.time)
+        http_ports = [await self._listen(endpoint, site) for endpoint in settings.http]
+        for endpoint in settings.mqtt:
+            await self._listen(endpoint, mqtt)
+        url = _url(http_ports)
+        location = data / _LOCATION
+        location.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        self._undo.append(("location", lambda: location.unlink(missing_ok=True)))
+        _log.info("Flow-Gate {version} is ready after {seconds:.1f} s", version=__version__, seconds=reactor.seconds() - began)
+        _log.info("HTTP and WebSocket at {url}; make the first API key with: flowgate key create USER APP", url=url)
+
+    async def _listen(self, description: str, factory: IProtocolFactory) -> IListeningPort:
+        try:
+            endpoint = endpoints.serverFromString(self._reactor, description)
+            port: IListeningPort = await endpoint.listen(factory)
+        except CannotListenError as error:
+            raise StartError(f"cannot listen on {description}: {error.socketError}") from None
+        except (ValueError, TypeError, OSError) as error:
+            raise StartError(f"{description!r} is no endpoint to listen on: {error}") from None
+        self._undo.append((description, port.stopListening))
+        _log.info("listening on {description}", description=description)
+        return port
+
+    async def _drain(self, connections: Connections) -> None:
+        """Tell every client to go, and wait until they have gone or the time is over."""
+        connections.end(None)
+        deadline = self._reactor.seconds() + DRAIN_SECONDS
+        while len(connections) and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.05)
+        if len(connections):
+            _log.warn("{count} connections did not end in time", count=len(connections))
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._draining = True
+        if self._starting is not None:
+            self._starting.cancel()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        while self._undo:
+            name, undo = self._undo.pop()
+            try:
+                result = undo()
+                if isinstance(result, Awaitable):
+                    await result
+            except Exception:
+                _log.failure("stopping {name} failed", name=name)
+        _log.info("Flow-Gate has stopped")
+
+
+def prepare_directory(path: Path) -> Path:
+    """Make the data directory, readable by its owner alone.
+
+    :raises StartError: if it cannot be made or written to.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        probe = path / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StartError(f"the data directory {path} cannot be used: {error.strerror}") from None
+    return path.resolve()
+
+
+def _url(ports: list[IListeningPort]) -> str:
+    """Where HTTP is, as another program on this machine reaches it."""
+    for port in ports:
+        host = port.getHost()
+        name = getattr(host, "host", None)
+        if name is not None:
+            name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(name, f"[{name}]" if ":" in name else name)
+            return f"http://{name}:{host.port}"
+    return ""
+
+

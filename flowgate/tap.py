@@ -1,0 +1,42 @@
+"""What ``twistd flowgate`` imports first: the choice of the reactor, the options, the service.
+
+nats-py needs asyncio's loop, so the reactor has to be Twisted's asyncio reactor.  twistd imports this module before any
+reactor exists; it must import nothing that installs one before :func:`choose_reactor` has run (``klein`` does).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.application.service import IService
+
+
+def choose_reactor() -> None:
+    """Install Twisted's asyncio reactor, if none is there yet.
+
+    :raises SystemExit: with one sentence, if another reactor was installed before.
+    """
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor, install
+
+    installed = sys.modules.get("twisted.internet.reactor")
+    if installed is None:
+        install()
+    elif not isinstance(installed, AsyncioSelectorReactor):
+        sys.exit("flowgate needs Twisted's asyncio reactor: run twistd with --reactor=asyncio")
+
+
+choose_reactor()
+
+from flowgate.settings import Options  # noqa: E402
+
+
+def makeService(options: Options) -> IService:
+    """Make the service that :mod:`flowgate.service` describes; called by twistd."""
+    from twisted.internet import reactor
+
+    from flowgate.service import FlowGate
+
+    return FlowGate(reactor, options.settings)
+
+
+__all__ = ["Options", "makeService"]

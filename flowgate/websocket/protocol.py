@@ -1,0 +1,691 @@
+"""WebSocket on a connection: translates between frames and the gateway, and decides nothing itself.
+
+Autobahn speaks RFC 6455: handshake, control frames, fragments, UTF-8.  Around it this module puts three things.  All
+bytes leave through one :class:`~flowgate.subscriber.Outbox`, so that control frames and messages keep their order and
+share a bound.  The short text frames that a busy client sends are taken from a read without Autobahn, which would
+spend ten times as long on them.  And all deadlines are on the gateway's wheel: Autobahn's timers would use the global
+reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, cast
+from uuid import uuid4
+
+import attrs
+import orjson
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES
+from zope.interface import implementer
+
+from flowgate.auth.permissions import Principal
+from flowgate.auth.tokens import TokenService
+from flowgate.connections import IConnection
+from flowgate.errors import (
+    InsufficientScope,
+    Internal,
+    InvalidJson,
+    InvalidParameter,
+    InvalidToken,
+    MissingToken,
+    Refused,
+)
+from flowgate.gateway import Gateway, Interest, Route
+from flowgate.interfaces import ISubscriber
+from flowgate.message import Run, Stored
+from flowgate.subscriber import Outbox, Sink
+from flowgate.timers import Wheel
+from flowgate.websocket import frames
+from flowgate.websocket.frames import Auth, Id, Ping, Publish, Subscribe, Unsubscribe
+from flowgate.websocket.reading import Reading
+
+_log = Logger()
+
+PING_SECONDS = 25
+"""A client that was silent for so long is asked whether it is still there."""
+PONG_SECONDS = 10
+"""How long it may take to answer, with a pong or any other frame."""
+WARN_SECONDS = 30
+"""How long before its token expires a client is told."""
+CLOSE_SECONDS = 5
+"""How long the closing handshake may take before the connection is aborted."""
+MALFORMED_FRAMES = 10
+"""Frames in a row that are not of our protocol, before the connection is closed."""
+
+_CACHED_ROUTES = 1000
+"""Topics of one connection whose route is remembered."""
+
+_FLUSH_BYTES = 64 * 1024
+"""Bytes written outside of a read that are not kept for the reactor's next turn."""
+
+_FORMS = (("websocket", False), ("websocket", True))
+"""The names, by ``full``, under which a run keeps its frames."""
+
+
+def _encode_short(run: Run) -> bytes:
+    return frames.encode_run(run, False)
+
+
+def _encode_full(run: Run) -> bytes:
+    return frames.encode_run(run, True)
+
+
+_ENCODERS: tuple[Callable[[Run], bytes], Callable[[Run], bytes]] = (_encode_short, _encode_full)
+
+
+class _State(Enum):
+    HANDSHAKE = "the client has not been accepted yet"
+    OPEN = "frames are exchanged"
+    CLOSING = "a close frame or a refusal was sent; only the end of the connection is awaited"
+    CLOSED = "the connection is gone"
+
+
+class _Silent:
+    """Autobahn's logger: it would log whole requests, with the tokens in them."""
+
+    def _drop(self, *_: object, **__: object) -> None:
+        pass
+
+    trace = debug = info = warn = error = critical = failure = _drop
+
+
+@attrs.frozen(slots=True)
+class _Subscription:
+    """What a client subscribed to under one name, and the frame that asked for it."""
+
+    interest: Interest
+    frame: Subscribe
+    reading: Reading | None
+
+
+@implementer(ISubscriber, IConnection)
+class WebSocketConnection(WebSocketServerProtocol):
+    """One WebSocket connection."""
+
+    factory: WebSocketFactory
+    transport: Any  # TCP, Unix or TLS, as twisted.web had it
+    log = _Silent()
+
+    def __init__(self, factory: WebSocketFactory) -> None:
+        super().__init__()
+        self.factory = factory
+        self._gateway = factory.gateway
+        self._state = _State.HANDSHAKE
+        self._principal: Principal | None = None
+        self._refusal: Refused | None = None
+        self._expires = 0.0
+        self._warned = False
+        self._heard = 0.0
+        self._pinged: float | None = None
+        self._malformed = 0
+        self._routes: dict[str, Route] = {}
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._route: Route | None = None
+        self._payloads: list[bytes] = []
+        self._in_read = False
+        self._unsent = 0
+        self._owed = 0
+        self._subscribing: Deferred[Any] | None = None
+        self._reading = True
+        self._draining = False
+
+    # -- the connection
+
+    def connectionMade(self) -> None:
+        limits = self._gateway.limits
+        self._outbox = Outbox(cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes)
+        self._outbox.drained = self._caught_up
+        self.factory.wheel.set(self, limits.connect_seconds)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard = self.factory.clock.seconds()
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Take what the client sent, then send what that led to."""
+        self._in_read = True
+        try:
+            self._dataReceived(data)
+            self._publish_collected()
+        finally:
+            self._in_read = False
+        if self._gateway.congested:
+            self._update_reading()
+        self._gateway.turn.flush()
+
+    def consumeData(self) -> None:
+        # Autobahn calls this with what was read in ``self.data``.
+        while self.state == self.STATE_OPEN and self._state is _State.OPEN:
+            if self._subscribing is not None:
+                return  # what stands behind a subscription sees it: it is read once the subscription holds
+            inside = self.current_frame is not None or self.inside_message
+            if (inside or not self._take_short()) and not self.processData() and self.state == self.STATE_OPEN:
+                return  # the rest has not come yet
+        super().consumeData()
+
+    def _take_short(self) -> bool:
+        """Take the short text frames that come next; ``False`` if what comes next is something else."""
+        data, start = self.data, 0
+        while (found := frames.short_text(data, start)) is not None:
+            text, start = found
+            self._take_text(text)
+            if self._subscribing is not None or self._state is not _State.OPEN:
+                break
+        if not start:
+            return False
+        self.data = data[start:]
+        return True
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        # Whatever Autobahn sends comes through here.
+        if not self._outbox.write(data):
+            self._abort()
+        elif not self._in_read:
+            self._gateway.turn.flush()
+
+    def unregisterProducer(self) -> None:
+        # Autobahn wants this before it drops a connection; the outbox knows when.
+        pass
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        # With a clean closing handshake there is nothing to abort: a reset could overtake our close frame.
+        self._leave(_State.CLOSING)
+        if abort and not self.wasClean:
+            self._abort()
+        else:
+            self.factory.wheel.set(self, CLOSE_SECONDS)
+            self._outbox.close(self.transport.loseConnection)
+
+    def _abort(self) -> None:
+        self._leave(_State.CLOSING)
+        self._outbox.discard()
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._leave(_State.CLOSED)
+        self.factory.wheel.cancel(self)
+        self._outbox.discard()
+        super().connectionLost(reason)
+
+    def _leave(self, state: _State) -> None:
+        """Take this connection out of everything it is part of."""
+        if self._state is _State.CLOSED:
+            return
+        was_open, self._state = self._state is _State.OPEN, state
+        self._gateway.connections.remove(self)
+        if was_open:
+            self._publish_collected()
+            self._gateway.leave(self)
+            for name in list(self._subscriptions):
+                self._end_subscription(name)
+
+    # -- handshake
+
+    def onConnect(self, request: ConnectionRequest) -> None:
+        try:
+            principal = self.factory.authenticate(request)
+            self._gateway.connections.add(self, principal)
+            self._adopt(principal)
+        except Refused as refusal:
+            self._refusal = refusal
+        except Exception:
+            _log.failure("a WebSocket handshake failed")
+            self._refusal = Internal()
+        if self._refusal is not None and not request.origin:
+            # A browser would not show its page a status; it gets an open connection and a close code.
+            raise ConnectionDeny(self._refusal.status, self._refusal.detail)  # type: ignore[no-untyped-call]
+
+    def onOpen(self) -> None:
+        if self._refusal is not None:
+            _log.info("a WebSocket was closed at once: {code}", code=self._refusal.code)
+            self._close(frames.close_code(self._refusal), self._refusal.code)
+            return
+        self._state = _State.OPEN
+        self._heard = self.factory.clock.seconds()
+        self._await_due()
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        # Autobahn would log the reason, and that can hold the request, with its token.
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.wasNotCleanReason = "the handshake was refused"
+        self.dropConnection(abort=False)
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        refusal = self._refusal
+        request_id = uuid4().hex
+        slug = "invalid_parameter" if refusal is None else refusal.code
+        _log.info("a WebSocket handshake was refused: {code} ({request})", code=slug, request=request_id)
+        phrase = RESPONSES.get(code, b"Refused").decode("ascii")
+        body = orjson.dumps(
+            {
+                "type": "about:blank",
+                "title": phrase if refusal is None else refusal.title,
+                "status": code,
+                "detail": reason,
+                "code": slug,
+                "request_id": request_id,
+                **({} if refusal is None else refusal.members),
+            },
+            default=str,
+        )
+        headers = [
+            ("Content-Type", "application/problem+json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+            *(responseHeaders or ()),
+        ]
+        if code == 401:
+            challenge = "" if isinstance(refusal, MissingToken) else ' error="invalid_token"'  # RFC 6750 section 3
+            headers.append(("WWW-Authenticate", "Bearer" + challenge))
+        if code == 426:
+            headers.append(("Upgrade", "websocket"))  # RFC 9110 section 15.5.22
+        if refusal is not None and refusal.retry_after is not None:
+            headers.append(("Retry-After", str(refusal.retry_after)))
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        self.sendData(f"HTTP/1.1 {code} {phrase}\r\n{head}\r\n".encode() + body)
+
+    def _adopt(self, principal: Principal) -> None:
+        factory = self.factory
+        self._principal = principal
+        self._expires = factory.clock.seconds() + principal.expires_at - factory.now()
+        self._warned = False
+        self._routes.clear()
+
+    # -- deadlines
+
+    def due(self) -> None:
+        """Keep the deadlines of the handshake, the token, the client's answer and the close; called by the wheel."""
+        if self._state is not _State.OPEN:
+            self._abort()
+            return
+        now = self.factory.clock.seconds()
+        if now >= self._expires:
+            self.end(InvalidToken("the token expired"))
+            return
+        if not self._warned and now >= self._expires - WARN_SECONDS:
+            self._warned = True
+            self.send(frames.notice("token_expiring", expires_in=int(self._expires - now)))
+        if not self._reading:
+            self._heard = now  # it is us who do not listen
+        if self._pinged is not None and self._heard >= self._pinged:
+            self._pinged = None
+        if self._pinged is None:
+            if now - self._heard >= PING_SECONDS:
+                self._pinged = now
+                self.sendPing()
+        elif now - self._pinged >= PONG_SECONDS:
+            self._close(frames.NO_PONG, "no pong")
+        if self._state is _State.OPEN:
+            self._await_due()
+        self._gateway.turn.flush()
+
+    def _await_due(self) -> None:
+        life = self._expires if self._warned else self._expires - WARN_SECONDS
+        answer = self._heard + PING_SECONDS if self._pinged is None else self._pinged + PONG_SECONDS
+        self.factory.wheel.set(self, max(0.0, min(life, answer) - self.factory.clock.seconds()))
+
+    # -- closing
+
+    def end(self, reason: Refused | None) -> None:
+        if self._state is not _State.OPEN:
+            if self._state is _State.HANDSHAKE:
+                self._abort()
+            return
+        if reason is not None:
+            self.send(frames.notice(reason.code, detail=reason.detail))
+            self._close(frames.close_code(reason), reason.code)
+        elif not self._draining:
+            # Going away: read no more, but finish the acknowledgements under way.
+            self._draining = True
+            self.send(frames.notice("going_away"))
+            self._update_reading()
+            self._finish_draining()
+
+    def _finish_draining(self) -> None:
+        if self._draining and not self._owed:
+            self._close(frames.GOING_AWAY, "going away")
+
+    def _close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+        self.sendCloseFrame(code=code, reasonUtf8=reason.encode())
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        # Whoever closes, and for whatever reason: from here on nothing but the end is awaited.
+        if self.state == self.STATE_OPEN:
+            self._leave(_State.CLOSING)
+            self.factory.wheel.set(self, CLOSE_SECONDS)
+            super().sendCloseFrame(code, reasonUtf8, isReply)
+            if not self._reading:
+                self._reading = True
+                self.transport.resumeProducing()
+
+    def _cut(self) -> None:
+        """A client that reads too slowly is cut off: it costs nobody else anything."""
+        if self._state is _State.OPEN:
+            _log.info("a WebSocket client was cut off: it does not read what it is sent")
+            self._gateway.meter.add("clients_cut", "websocket slow")
+            self._close(frames.SLOW, "too slow")
+
+    # -- frames from the client
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        if isBinary and not self.failedByMe:
+            self._fail_connection(frames.TEXT_ONLY, "text frames only")
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self._take_text(payload)
+
+    def _take_text(self, text: str | bytes) -> None:
+        if self._state is not _State.OPEN:
+            return
+        try:
+            frame = frames.parse(text)
+        except Refused as refusal:
+            self._malformed += 1
+            self.send(frames.error(refusal))
+            if self._malformed > MALFORMED_FRAMES:
+                self._close(frames.close_code(InvalidJson()), "too many malformed frames")
+            return
+        self._malformed = 0
+        try:
+            if type(frame) is Publish:
+                self._publish(frame)
+            else:
+                self._publish_collected()
+                self._take[type(frame)](self, frame)
+        except Refused as refusal:
+            self.send(frames.error(refusal, frame.id))
+        except Exception:
+            _log.failure("a WebSocket frame could not be handled")
+            self.send(frames.error(Internal(), frame.id))
+            self._close(frames.close_code(Internal()), Internal.code)
+
+    # -- publish
+
+    def _publish(self, frame: Publish) -> None:
+        route = self._routes.get(frame.topic)
+        if route is None:
+            route = self._find_route(frame.topic)
+        self._gateway.check_size(len(frame.payload))
+        if frame.id is not None or frame.key is not None:
+            self._publish_collected()
+            self._publish_acknowledged(route, frame)
+            return
+        if route is not self._route:
+            self._publish_collected()
+            self._route = route
+        self._payloads.append(frame.payload)
+
+    def _find_route(self, name: str) -> Route:
+        assert self._principal is not None
+        route = self._gateway.route(self._principal, name)
+        if len(self._routes) >= _CACHED_ROUTES:
+            self._routes.clear()
+        self._routes[name] = route
+        return route
+
+    def _publish_collected(self) -> None:
+        """Publish the consecutive messages on one topic that this read brought so far, as one run."""
+        route = self._route
+        if route is not None:
+            payloads, self._payloads = self._payloads, []
+            self._route = None
+            self._gateway.meter.add("messages_in", "websocket", len(payloads))
+            self._gateway.publish_unacknowledged(route, Run(route.topic, payloads))
+
+    def _publish_acknowledged(self, route: Route, frame: Publish) -> None:
+        self._gateway.meter.add("messages_in", "websocket")
+        stored = self._gateway.publish(route, frame.payload, message_id=frame.key)
+        self._owed += 1
+        stored.addCallbacks(
+            self._stored, self._failed, callbackArgs=(frame.topic, frame.id), errbackArgs=(frame.id,)
+        ).addBoth(self._settled)
+        if self._owed > self._gateway.limits.unacknowledged_messages:
+            self._update_reading()
+
+    def _stored(self, stored: Stored, topic: str, id_: Id | None) -> None:
+        if id_ is not None:
+            cursor = f"{self._gateway.epoch}-{stored.sequence}"
+            self.send(frames.ack(id_, topic=topic, cursor=cursor, duplicate=stored.duplicate))
+
+    def _failed(self, failure: Failure, id_: Id | None) -> None:
+        reason = failure.value
+        if not isinstance(reason, Refused):
+            _log.failure("a WebSocket frame could not be carried out", failure)
+            reason = Internal()
+        self.send(frames.error(reason, id_))
+
+    def _settled(self, result: object) -> object:
+        self._owed -= 1
+        if not self._reading:
+            self._update_reading()
+        self._finish_draining()
+        return result
+
+    def _update_reading(self) -> None:
+        """Read on, or no further: a publisher is slowed down by what is not stored yet."""
+        gateway = self._gateway
+        limit = gateway.limits.unacknowledged_messages
+        full = self._owed > (limit if self._reading else limit // 2)
+        read = not (full or gateway.congested or self._subscribing is not None or self._draining)
+        if gateway.congested:
+            gateway.when_drained(self._update_reading)
+        if read != self._reading and self._state is _State.OPEN:
+            self._reading = read
+            (self.transport.resumeProducing if read else self.transport.pauseProducing)()
+
+    # -- subscribe, unsubscribe
+
+    def _subscribe(self, frame: Subscribe) -> None:
+        assert self._principal is not None
+        gateway = self._gateway
+        interest = gateway.interest(self._principal, frame.topic)
+        old = self._subscriptions.get(frame.topic)
+        if old is not None:
+            if (old.frame.since, old.frame.meta) == (frame.since, frame.meta):
+                self._acknowledge(frame.id, frame.topic)
+                return
+        elif len(self._subscriptions) >= gateway.limits.subscriptions:
+            raise InvalidParameter(f"a connection has at most {gateway.limits.subscriptions} subscriptions")
+        after = None if frame.since is None else gateway.cursor(frame.since)
+        if old is not None:
+            self._end_subscription(frame.topic)
+        if frame.since is None and not frame.meta:
+            self._subscriptions[frame.topic] = _Subscription(interest, frame, None)
+            subscribing: Deferred[Any] = gateway.subscribe(self, interest)
+        else:
+            reading = Reading(self, frame.topic, interest, frame.meta)
+            self._subscriptions[frame.topic] = _Subscription(interest, frame, reading)
+            subscribing = gateway.follow(reading, reading, interest, after).addCallback(reading.begun)
+        self._subscribing = subscribing
+        subscribing.addCallbacks(
+            lambda _: self._acknowledge(frame.id, frame.topic), self._unsubscribed, errbackArgs=(frame,)
+        ).addBoth(self._go_on)
+        if self._subscribing is not None:
+            self._update_reading()
+
+    def _unsubscribed(self, failure: Failure, frame: Subscribe) -> None:
+        """The bus did not take a subscription."""
+        found = self._subscriptions.get(frame.topic)
+        if found is not None and found.frame is frame:
+            self._end_subscription(frame.topic)
+            self._failed(failure, frame.id)
+        elif not isinstance(failure.value, Refused):
+            _log.failure("a WebSocket subscription failed after it had ended", failure)
+
+    def _go_on(self, result: object) -> object:
+        """The subscription holds, or failed: read on with what stands behind it."""
+        self._subscribing = None
+        if not self._in_read and self._state is _State.OPEN:
+            self._update_reading()
+            self._read(b"")
+        return result
+
+    def _unsubscribe(self, frame: Unsubscribe) -> None:
+        self._end_subscription(frame.topic)
+        self._acknowledge(frame.id, frame.topic)
+
+    def _end_subscription(self, name: str) -> None:
+        found = self._subscriptions.pop(name, None)
+        if found is None:
+            return
+        if found.reading is None:
+            self._gateway.unsubscribe(self, found.interest)
+        else:
+            found.reading.stop()
+            self._gateway.leave(found.reading)
+
+    def lost(self, name: str, reason: Refused) -> None:
+        """A subscription came to its end, or may not go on."""
+        self._end_subscription(name)
+        self.send(frames.error(reason, topic=name))
+
+    # -- the small ones
+
+    def _ping(self, frame: Ping) -> None:
+        self.send(frames.pong())
+        self._acknowledge(frame.id)
+
+    def _auth(self, frame: Auth) -> None:
+        principal = self.factory.verify(frame.token)
+        assert self._principal is not None
+        if principal.home != self._principal.home:
+            raise InsufficientScope("the token is of another user or app than this connection")
+        self._gateway.connections.add(self, principal)
+        self._adopt(principal)
+        self._await_due()
+        for name, subscription in list(self._subscriptions.items()):
+            try:
+                if self._gateway.interest(principal, name) != subscription.interest:
+                    raise InsufficientScope("with the new token this name stands for another topic")
+            except Refused as refusal:
+                self.lost(name, refusal)
+        self._acknowledge(frame.id)
+
+    def _acknowledge(self, id_: Id | None, topic: str | None = None) -> None:
+        if id_ is not None:
+            self.send(frames.ack(id_) if topic is None else frames.ack(id_, topic=topic))
+
+    _take: dict[type, Callable[..., None]] = {
+        Subscribe: _subscribe,
+        Unsubscribe: _unsubscribe,
+        Ping: _ping,
+        Auth: _auth,
+    }
+
+    # -- to the client
+
+    def deliver(self, run: Run, full: bool, qos: int) -> None:
+        if self._state is _State.OPEN:
+            if self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
+                self._gateway.meter.add("messages_out", "websocket", run.count)
+            else:
+                self._cut()
+
+    def send_messages(self, wire: bytes, count: int) -> None:
+        """Send messages of history."""
+        self._gateway.meter.add("messages_out", "websocket", count)
+        self.send(wire)
+
+    def send(self, wire: bytes) -> None:
+        """Send frames; outside of a read with what else comes until the reactor's next turn."""
+        if self._state is not _State.OPEN:
+            return
+        if not self._outbox.write(wire):
+            self._cut()
+        elif not self._in_read:
+            self._unsent += len(wire)
+            if self._unsent >= _FLUSH_BYTES:
+                self._unsent = 0
+                self._gateway.turn.flush()
+            else:
+                self.factory.flush_soon()
+
+    @property
+    def behind(self) -> bool:
+        return self._outbox.held > self._gateway.limits.subscriber_buffer_bytes // 2
+
+    @property
+    def epoch(self) -> str:
+        return self._gateway.epoch
+
+    def _caught_up(self) -> None:
+        for subscription in list(self._subscriptions.values()):
+            if subscription.reading is not None:
+                subscription.reading.resume()
+
+
+class WebSocketFactory(WebSocketServerFactory):
+    """Makes the WebSocket connections of one node.
+
+    :param clock: for deadlines, in the reactor's seconds.
+    :param now: seconds since 1970 UTC, as tokens count them.
+    """
+
+    noisy = False
+    log = _Silent()
+
+    def __init__(
+        self, gateway: Gateway, tokens: TokenService, wheel: Wheel, clock: IReactorTime, now: Callable[[], float]
+    ) -> None:
+        super().__init__(server="", reactor=clock)  # type: ignore[no-untyped-call]
+        self.gateway = gateway
+        self.wheel = wheel
+        self.clock = clock
+        self.now = now
+        self._tokens = tokens
+        self._flushing = False
+        # JSON may need two bytes for one; then there are the names around it.
+        largest = gateway.limits.message_bytes * 2 + 4096
+        self.setProtocolOptions(  # type: ignore[no-untyped-call]
+            webStatus=False,
+            utf8validateIncoming=True,
+            maxFramePayloadSize=largest,
+            maxMessagePayloadSize=largest,
+            failByDrop=False,
+            echoCloseCodeReason=True,
+            allowNullOrigin=True,
+            # These three are on the wheel.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+        )
+
+    def buildProtocol(self, addr: object) -> WebSocketConnection:  # type: ignore[override]
+        return WebSocketConnection(self)
+
+    def verify(self, token: str) -> Principal:
+        """:raises Refused: if the token is wrong, expired or revoked."""
+        return self._tokens.verify(token)
+
+    def authenticate(self, request: ConnectionRequest) -> Principal:
+        """Find who connects: a token in the ``Authorization`` header, or in the query.
+
+        :raises Refused: if the token is missing, wrong, expired or revoked.
+        """
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        given = [credentials.strip()] if scheme.lower() == "bearer" else request.params.get("token", [])
+        if len(given) != 1:
+            raise MissingToken("give a token as ?token= or as Authorization: Bearer")
+        return self.verify(given[0])
+
+    def flush_soon(self) -> None:
+        """Flush the gateway's turn in the reactor's next one, once for all that is written until then."""
+        if not self._flushing:
+            self._flushing = True
+            self.clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self.gateway.turn.flush()

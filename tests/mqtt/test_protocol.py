@@ -1,0 +1,488 @@
+"""MQTT on a connection: what a client sends, and what it gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from flowgate.auth.permissions import Grant, Grants, Principal
+from flowgate.bus.memory_topics import MemoryBus
+from flowgate.connections import Connections
+from flowgate.errors import AccountSuspended, InvalidToken, Refused
+from flowgate.gateway import Gateway
+from flowgate.limits import Limits, Policies, TopicPolicy
+from flowgate.metering import Meter
+from flowgate.mqtt import packets
+from flowgate.mqtt.packets import Ack, Bare, Connack, Connect, Publish, Suback, Type, Will
+from flowgate.mqtt.protocol import MqttFactory, MqttProtocol, return_code
+from flowgate.router import Router
+from flowgate.subscriber import Turn
+from flowgate.timers import Wheel
+from flowgate.topics import Namespace, Topic
+
+HOME = Namespace("alice", "shop")
+LIFE = 900
+
+
+class Tokens:
+    """Knows three tokens: of alice, of bob, and one of a suspended user."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def verify(self, token: str) -> Principal:
+        if token == "suspended":
+            raise AccountSuspended
+        if token not in ("alice", "bob"):
+            raise InvalidToken
+        home = Namespace(token, "shop")
+        grants = Grants(publish=(Grant(home, "open/#"), Grant(home, "t")), subscribe=(Grant(home, "#"),), queues=())
+        return Principal(
+            user=token,
+            app="shop",
+            home=home,
+            key_id="FGAK",
+            grants=grants,
+            expires_at=self._clock.seconds() + LIFE,
+            token_id="1",
+            issued_at=self._clock.seconds(),
+        )
+
+
+class Transport(StringTransport):
+    """A transport in memory that knows the TCP calls an MQTT connection makes."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+
+class Peer:
+    """A client's end of a connection in memory."""
+
+    def __init__(self, factory: MqttFactory) -> None:
+        protocol = factory.buildProtocol(None)
+        self.protocol: MqttProtocol = protocol
+        self.transport = Transport()
+        self.protocol.makeConnection(self.transport)
+        self._decoder = packets.Decoder(1 << 20)
+
+    def send(self, *data: bytes) -> None:
+        self.protocol.dataReceived(b"".join(data))
+
+    def connect(self, client_id: str = "c", token: str = "alice", **options: Any) -> Peer:
+        self.send(packets.connect(Connect(client_id, user_name="Bearer", password=token.encode(), **options)))
+        return self
+
+    def got(self) -> list[Any]:
+        """What came since the last call; PUBLISH packets as (topic, payload, qos)."""
+        data = self.transport.value()
+        self.transport.clear()
+        found: list[Any] = []
+        for packet in self._decoder.feed(data):
+            if isinstance(packet, Publish):
+                found += [(packet.topic.decode(), payload, packet.qos) for payload in packet.payloads()]
+            else:
+                found.append(packet)
+        return found
+
+    @property
+    def closed(self) -> bool:
+        return self.transport.disconnecting or self.transport.aborting
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        self.protocol.connectionLost()
+
+
+class ProtocolTests(SynchronousTestCase):
+    limits = Limits(inflight_messages=4, queued_messages=8, unacknowledged_messages=10, connections=3)
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.bus = MemoryBus(self.clock)
+        self.turn = Turn()
+        self.connections = Connections(self.limits.connections)
+        policies = Policies((TopicPolicy("open/live", history=False),))
+        gateway = Gateway(self.bus, Router(), self.turn, self.connections, Meter(), self.limits, policies)
+        self.gateway = gateway
+        self.bus.listener = gateway
+        self.successResultOf(self.bus.start())
+        self.wheel = Wheel(self.clock)
+        tokens: Any = Tokens(self.clock)
+        self.factory = MqttFactory(gateway, tokens, self.wheel, self.clock, self.clock.seconds)
+
+    def settle(self) -> None:
+        """Let what the bus has under way arrive."""
+        for _ in range(5):
+            self.clock.advance(0)
+
+    def peer(self, client_id: str = "c", token: str = "alice", **options: Any) -> Peer:
+        peer = Peer(self.factory).connect(client_id, token, **options)
+        self.assertEqual(peer.got(), [Connack(False, 0)])
+        return peer
+
+    def subscriber(self, *filters: tuple[str, int], client_id: str = "s") -> Peer:
+        peer = self.peer(client_id)
+        peer.send(packets.subscribe(1, filters))
+        self.settle()
+        self.assertEqual(peer.got(), [Suback(1, tuple(qos for _, qos in filters))])
+        return peer
+
+    # -- CONNECT
+
+    def test_connected(self) -> None:
+        """A CONNECT with a good token is accepted, without a session."""
+        self.peer()
+        self.assertEqual(len(self.connections), 1)
+
+    def refused(self, code: int, connect: Connect) -> None:
+        peer = Peer(self.factory)
+        peer.send(packets.connect(connect))
+        self.assertEqual(peer.got(), [Connack(False, code)])
+        self.assertTrue(peer.closed)
+
+    def test_wrong_token(self) -> None:
+        """A wrong token is answered by code 4."""
+        self.refused(4, Connect("c", user_name="Bearer", password=b"nonsense"))
+
+    def test_no_token(self) -> None:
+        """Without user name and password the answer is code 4."""
+        self.refused(4, Connect("c"))
+
+    def test_token_of_other_bytes(self) -> None:
+        """A password that is no text is answered by code 4."""
+        self.refused(4, Connect("c", user_name="Bearer", password=b"\xff\xfe"))
+
+    def test_wrong_user_name(self) -> None:
+        """The user name has to be Bearer."""
+        self.refused(4, Connect("c", user_name="alice", password=b"alice"))
+
+    def test_suspended(self) -> None:
+        """An account that may not connect is answered by code 5."""
+        self.refused(5, Connect("c", user_name="Bearer", password=b"suspended"))
+
+    def test_no_client_id(self) -> None:
+        """[MQTT-3.1.3-8]: no client identifier, and a session to be kept: code 2."""
+        self.refused(2, Connect("", clean_session=False, user_name="Bearer", password=b"alice"))
+
+    def test_given_client_id(self) -> None:
+        """[MQTT-3.1.3-6]: a client without identifier and session is given one; two of them do not meet."""
+        first = self.peer("")
+        self.peer("")
+        self.assertFalse(first.closed)
+
+    def test_other_level(self) -> None:
+        """[MQTT-3.1.2-2]: MQTT 5 is answered by code 1."""
+        peer = Peer(self.factory)
+        peer.send(packets.connect(Connect("c")).replace(b"MQTT\x04", b"MQTT\x05"))
+        self.assertEqual(peer.got(), [Connack(False, 1)])
+        self.assertTrue(peer.closed)
+
+    def test_full(self) -> None:
+        """Beyond the limit of connections the answer is code 3."""
+        for client_id in "abc":
+            self.peer(client_id)
+        self.refused(3, Connect("d", user_name="Bearer", password=b"alice"))
+
+    def test_every_status_has_a_code(self) -> None:
+        """No refusal is without a CONNACK return code."""
+        found, todo = set(), [Refused]
+        while todo:
+            kind = todo.pop()
+            found.add(return_code(kind()))
+            todo += kind.__subclasses__()
+        self.assertTrue(found <= {2, 3, 4, 5}, found)
+
+    def test_first_packet(self) -> None:
+        """[MQTT-3.1.0-1]: whatever comes before CONNECT closes the connection."""
+        peer = Peer(self.factory)
+        peer.send(packets.PINGREQ)
+        self.assertTrue(peer.closed)
+        self.assertEqual(peer.got(), [])
+
+    def test_second_connect(self) -> None:
+        """[MQTT-3.1.0-2]: a second CONNECT closes the connection."""
+        peer = self.peer()
+        peer.connect()
+        self.assertTrue(peer.closed)
+
+    def test_no_connect_in_time(self) -> None:
+        """A connection without CONNECT is closed after the time allowed."""
+        peer = Peer(self.factory)
+        self.clock.advance(self.limits.connect_seconds - 1)
+        self.assertFalse(peer.closed)
+        self.clock.advance(2)
+        self.assertTrue(peer.closed)
+
+    def test_takeover(self) -> None:
+        """[MQTT-3.1.4-2]: a second client of the same identifier closes the first."""
+        first = self.peer("same")
+        second = self.peer("same")
+        self.assertTrue(first.closed)
+        self.assertFalse(second.closed)
+
+    def test_identifiers_are_private(self) -> None:
+        """The same client identifier of another account is another client."""
+        first = self.peer("same")
+        self.peer("same", token="bob")
+        self.assertFalse(first.closed)
+
+    # -- life
+
+    def test_ping(self) -> None:
+        """PINGREQ is answered by PINGRESP."""
+        peer = self.peer()
+        peer.send(packets.PINGREQ)
+        self.assertEqual(peer.got(), [Bare(Type.PINGRESP)])
+
+    def test_keep_alive(self) -> None:
+        """[MQTT-3.1.2-24]: silence of one and a half keep alives closes; a packet in between puts it off."""
+        peer = self.peer(keep_alive=10)
+        self.clock.pump([1] * 14)
+        peer.send(packets.PINGREQ)
+        self.clock.pump([1] * 14)
+        self.assertFalse(peer.closed)
+        self.clock.pump([1] * 3)
+        self.assertTrue(peer.closed)
+
+    def test_token_expires(self) -> None:
+        """The connection ends when its token does."""
+        peer = self.peer()
+        self.clock.pump([1] * (LIFE - 1))
+        self.assertFalse(peer.closed)
+        self.clock.pump([1] * 2)
+        self.assertTrue(peer.closed)
+
+    def test_ended(self) -> None:
+        """The gateway can end a connection, for example when its key was revoked."""
+        peer = self.peer()
+        self.connections.end(InvalidToken("revoked"))
+        self.assertTrue(peer.closed)
+        self.assertEqual(len(self.connections), 0)
+
+    def test_disconnect(self) -> None:
+        """[MQTT-3.14.4-1]: after DISCONNECT the connection is closed, and nothing behind it is looked at."""
+        peer = self.peer()
+        peer.send(packets.DISCONNECT, packets.PINGREQ)
+        self.assertTrue(peer.closed)
+        self.assertEqual(peer.got(), [])
+
+    def test_malformed(self) -> None:
+        """What comes before a malformed packet counts, then the connection closes; others stay."""
+        other = self.peer("other")
+        peer = self.peer()
+        peer.send(packets.PINGREQ, b"\xff\xff\xff")
+        self.assertEqual(peer.got(), [Bare(Type.PINGRESP)])
+        self.assertTrue(peer.closed)
+        self.assertFalse(other.closed)
+
+    def test_server_packets(self) -> None:
+        """Packets that only a server sends close the connection."""
+        for data in (packets.connack(False, 0), packets.PINGRESP, packets.suback(1, [0]), packets.acks(Type.UNSUBACK, [1])):
+            with self.subTest(data=data):
+                peer = self.peer()
+                peer.send(data)
+                self.assertTrue(peer.closed)
+                peer.lose()
+
+    def test_too_large(self) -> None:
+        """A packet beyond the limit closes the connection before it is read to the end."""
+        peer = self.peer()
+        peer.send(b"\x30\xff\xff\xff\x7f")
+        self.assertTrue(peer.closed)
+
+    # -- publish and subscribe
+
+    def test_live(self) -> None:
+        """A QoS 0 message reaches a subscriber in the same turn, byte for byte."""
+        subscriber, publisher = self.subscriber(("open/+", 0)), self.peer()
+        publisher.send(packets.publishes("open/live", [b"one", b"two", b"\xff\x00"]))
+        self.assertEqual(
+            subscriber.got(), [("open/live", b"one", 0), ("open/live", b"two", 0), ("open/live", b"\xff\x00", 0)]
+        )
+
+    def test_several_topics_in_a_read(self) -> None:
+        """Messages on several topics in one read keep their order, and are sent in one write."""
+        subscriber, publisher = self.subscriber(("open/#", 0)), self.peer()
+        writes: list[bytes] = []
+        subscriber.transport.write = writes.append  # type: ignore[assignment]
+        publisher.send(*(packets.publishes(f"open/{n % 2}", [b"%d" % n]) for n in range(4)))
+        self.assertEqual(len(writes), 1)
+        self.assertEqual(writes[0], b"".join(packets.publishes(f"open/{n % 2}", [b"%d" % n]) for n in range(4)))
+
+    def test_forms(self) -> None:
+        """Each subscriber is shown the form of the name that it subscribed with, whatever the publisher wrote."""
+        short, full = self.subscriber(("t", 0)), self.subscriber(("alice_shop_t", 0), client_id="f")
+        publisher = self.peer()
+        publisher.send(packets.publishes("t", [b"1"]), packets.publishes("alice_shop_t", [b"2"]))
+        self.assertEqual(short.got(), [("t", b"1", 0), ("t", b"2", 0)])
+        self.assertEqual(full.got(), [("alice_shop_t", b"1", 0), ("alice_shop_t", b"2", 0)])
+
+    def test_acknowledged(self) -> None:
+        """A QoS 1 publish is acknowledged once stored, and delivered from the bus at the lower QoS of the two."""
+        high, low = self.subscriber(("t", 2)), self.subscriber(("t", 0), client_id="l")
+        publisher = self.peer()
+        publisher.send(packets.publishes("t", [b"1", b"2"], 1, [7, 8]))
+        self.assertEqual(publisher.got(), [])
+        self.settle()
+        self.assertEqual(publisher.got(), [Ack(Type.PUBACK, (7, 8))])
+        self.assertEqual(high.got(), [("t", b"1", 1), ("t", b"2", 1)])
+        self.assertEqual(low.got(), [("t", b"1", 0), ("t", b"2", 0)])
+
+    def test_exactly_once(self) -> None:
+        """A QoS 2 publish repeated before its release is delivered once; after the release the id is free again."""
+        subscriber, publisher = self.subscriber(("t", 0)), self.peer()
+        publisher.send(packets.publishes("t", [b"1"], 2, [7]))
+        self.settle()
+        publisher.send(packets.publishes("t", [b"1"], 2, [7], dup=True))
+        self.settle()
+        self.assertEqual(publisher.got(), [Ack(Type.PUBREC, (7,)), Ack(Type.PUBREC, (7,))])
+        publisher.send(packets.acks(Type.PUBREL, [7]))
+        self.assertEqual(publisher.got(), [Ack(Type.PUBCOMP, (7,))])
+        publisher.send(packets.publishes("t", [b"2"], 2, [7]))
+        self.settle()
+        self.assertEqual(subscriber.got(), [("t", b"1", 0), ("t", b"2", 0)])
+
+    def test_bus_away(self) -> None:
+        """While the bus is away QoS 1 closes the connection unacknowledged, and QoS 0 reaches this node's clients."""
+        subscriber, publisher, other = self.subscriber(("t", 1)), self.peer("p"), self.peer("q")
+        self.bus.go_away()
+        other.send(packets.publishes("t", [b"live"]))
+        publisher.send(packets.publishes("t", [b"stored"], 1, [1]))
+        self.settle()
+        self.assertEqual(subscriber.got(), [("t", b"live", 0)])
+        self.assertTrue(publisher.closed)
+        self.assertEqual(publisher.got(), [])
+
+    def test_forbidden_publish(self) -> None:
+        """A PUBLISH beyond the grants closes the connection; what came before it counts."""
+        subscriber, publisher = self.subscriber(("#", 0)), self.peer()
+        publisher.send(packets.publishes("t", [b"1"]), packets.publishes("secret", [b"2"]), packets.publishes("t", [b"3"]))
+        self.assertTrue(publisher.closed)
+        self.assertEqual(subscriber.got(), [("t", b"1", 0)])
+
+    def test_wildcard_publish(self) -> None:
+        """[MQTT-3.3.2-2]: a topic name with a wildcard closes the connection."""
+        publisher = self.peer()
+        publisher.send(packets.publishes("open/+", [b""]))
+        self.assertTrue(publisher.closed)
+
+    def test_forbidden_filter(self) -> None:
+        """Filters beyond the grants or malformed are refused by 0x80, each for itself."""
+        peer = self.peer()
+        peer.send(packets.subscribe(5, [("t", 1), ("a#", 0), ("$share/g/t", 0), ("bob_shop_#", 0)]))
+        self.settle()
+        # bob's full name is, for alice, a short name in her own namespace.
+        self.assertEqual(peer.got(), [Suback(5, (1, 0x80, 0x80, 0))])
+
+    def test_accounts_apart(self) -> None:
+        """Nothing of another account is delivered, whatever the filter."""
+        alice = self.subscriber(("#", 0), ("+/#", 0), ("bob_shop_#", 0), ("bob_shop_open/live", 0))
+        bob = self.peer("b", token="bob")
+        bob.send(packets.publishes("open/live", [b"1"]), packets.publishes("t", [b"2"], 1, [1]))
+        self.settle()
+        self.assertEqual(bob.got(), [Ack(Type.PUBACK, (1,))])
+        self.assertEqual(alice.got(), [])
+
+    def test_unsubscribe(self) -> None:
+        """[MQTT-3.10.4-5]: UNSUBACK comes in any case, and deliveries end."""
+        subscriber, publisher = self.subscriber(("t", 0)), self.peer()
+        subscriber.send(packets.unsubscribe(2, ["t", "never"]))
+        self.assertEqual(subscriber.got(), [Ack(Type.UNSUBACK, (2,))])
+        publisher.send(packets.publishes("t", [b"1"]))
+        self.assertEqual(subscriber.got(), [])
+
+    def test_too_many_subscriptions(self) -> None:
+        """Beyond the limit a filter is refused; a repeated one is not counted again."""
+        self.factory.gateway.limits = Limits(subscriptions=1)
+        peer = self.peer()
+        peer.send(packets.subscribe(1, [("t", 0), ("t", 1), ("u", 0)]))
+        self.settle()
+        self.assertEqual(peer.got(), [Suback(1, (0, 1, 0x80))])
+
+    def test_window(self) -> None:
+        """No more than the window is in flight; acknowledgements bring the rest, in order."""
+        subscriber, publisher = self.subscriber(("t", 1)), self.peer()
+        publisher.send(packets.publishes("t", [b"%d" % n for n in range(6)], 1, range(1, 7)))
+        self.settle()
+        self.assertEqual([payload for _, payload, _ in subscriber.got()], [b"0", b"1", b"2", b"3"])
+        subscriber.send(packets.acks(Type.PUBACK, [1, 2]))
+        self.assertEqual([payload for _, payload, _ in subscriber.got()], [b"4", b"5"])
+
+    def test_subscriber_without_acknowledgements(self) -> None:
+        """A client that acknowledges nothing is cut off when its queue is full; the publisher goes on."""
+        subscriber, publisher = self.subscriber(("t", 1)), self.peer()
+        for turn in range(2):
+            publisher.send(packets.publishes("t", [b"x"] * 7, 1, range(1 + 7 * turn, 8 + 7 * turn)))
+            self.settle()
+        self.assertTrue(subscriber.closed)
+        self.assertFalse(publisher.closed)
+
+    def test_slow_subscriber(self) -> None:
+        """A client that does not read loses QoS 0 messages and keeps its connection; memory stays bounded."""
+        subscriber, publisher = self.subscriber(("t", 0)), self.peer()
+        subscriber.protocol._outbox.pauseProducing()
+        for _ in range(40):
+            publisher.send(packets.publishes("t", [b"x" * 60_000]))
+        self.assertTrue(subscriber.protocol._outbox.held <= self.limits.subscriber_buffer_bytes)
+        dropped = self.gateway.meter.count("messages_dropped", "mqtt slow")
+        self.assertTrue(dropped > 0)
+        subscriber.protocol._outbox.resumeProducing()
+        self.assertEqual(len(subscriber.got()) + dropped, 40)
+
+    def test_publisher_is_slowed(self) -> None:
+        """A publisher with too much unacknowledged is read no further until the bus has caught up."""
+        publisher = self.peer()
+        publisher.send(packets.publishes("t", [b"x"] * 11, 1, range(1, 12)))
+        self.assertEqual(publisher.transport.producerState, "paused")
+        self.settle()
+        self.assertEqual(publisher.transport.producerState, "producing")
+
+    # -- will and drain
+
+    def test_will(self) -> None:
+        """[MQTT-3.1.2-8]: the will is published when the connection is lost."""
+        subscriber = self.subscriber(("t", 0))
+        peer = self.peer(will=Will("t", b"gone", 0, False))
+        peer.lose()
+        self.turn.flush()
+        self.assertEqual(subscriber.got(), [("t", b"gone", 0)])
+
+    def test_no_will(self) -> None:
+        """[MQTT-3.14.4-3]: after DISCONNECT the will is forgotten."""
+        subscriber = self.subscriber(("t", 0))
+        peer = self.peer(will=Will("t", b"gone", 0, False))
+        peer.send(packets.DISCONNECT)
+        peer.lose()
+        self.turn.flush()
+        self.assertEqual(subscriber.got(), [])
+
+    def test_forbidden_will(self) -> None:
+        """A will beyond the grants refuses the CONNECT."""
+        peer = Peer(self.factory).connect(will=Will("secret", b"", 0, False))
+        self.assertEqual(peer.got(), [Connack(False, 5)])
+        self.assertTrue(peer.closed)
+        self.assertEqual(len(self.connections), 0)
+
+    def test_drain(self) -> None:
+        """When the gateway goes away, acknowledgements under way are finished before the connection closes."""
+        peer = self.peer()
+        peer.send(packets.publishes("t", [b"1"], 1, [7]))
+        self.connections.end(None)
+        self.assertFalse(peer.closed)
+        self.settle()
+        self.assertEqual(peer.got(), [Ack(Type.PUBACK, (7,))])
+        self.assertTrue(peer.closed)
+
+    def test_nothing_is_left(self) -> None:
+        """A connection that was lost leaves no trace."""
+        peer = self.subscriber(("t", 0), ("open/#", 1))
+        peer.lose()
+        self.assertEqual(len(self.connections), 0)
+        self.assertEqual(self.factory._clients, {})
+        self.assertFalse(self.gateway._router._own)
+        self.assertFalse(self.gateway._router._spaces)
+        self.assertEqual(Topic(HOME, "t").shown(True), "alice_shop_t")
