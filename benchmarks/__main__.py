@@ -29,15 +29,21 @@ class LoadFailed(Exception):
     """A load generator gave no number; the text says why."""
 
 
-def generate(row: Row, running: Running, seconds: float) -> float:
-    """Run a row's job in a process of its own, so that the server has a core to itself.
+def generate(row: Row, running: Running, seconds: float, cpu: int | None) -> float:
+    """Run a row's job in a process of its own, on a CPU of its own if there is one to spare.
 
     :returns: the job's number, unscaled.
     :raises LoadFailed: if there is none.
     """
     if row.job == "ready":
         return running.ready_seconds
-    order = {"job": row.job, "server": asdict(running.server), "seconds": seconds, "parameters": dict(row.parameters)}
+    order = {
+        "job": row.job,
+        "server": asdict(running.server),
+        "seconds": seconds,
+        "cpu": cpu,
+        "parameters": dict(row.parameters),
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.load"],
@@ -58,7 +64,7 @@ def generate(row: Row, running: Running, seconds: float) -> float:
     return float(str(answer["value"]))
 
 
-def run_round(target: Target, measured: Sequence[Measured], seconds: float) -> None:
+def run_round(target: Target, measured: Sequence[Measured], seconds: float, cpu: int | None) -> None:
     """Start a target, run every row that it can, and note the numbers and the failures."""
     mine = [one for one in measured if target.name == report.US or not one.row.own]
     if not mine:
@@ -67,7 +73,7 @@ def run_round(target: Target, measured: Sequence[Measured], seconds: float) -> N
         with target.run() as running:
             for one in mine:
                 try:
-                    value = generate(one.row, running, seconds) / one.row.scale
+                    value = generate(one.row, running, seconds, cpu) / one.row.scale
                 except LoadFailed as error:
                     one.errors.setdefault(target.name, []).append(str(error))
                     say(f"  {one.row.title}: {error}")
@@ -75,36 +81,54 @@ def run_round(target: Target, measured: Sequence[Measured], seconds: float) -> N
                     one.values.setdefault(target.name, []).append(value)
                     say(f"  {one.row.title}: {report.number(value)} {one.row.unit}")
                 time.sleep(0.2)  # what the row left behind is not the next one's business
-    except StartFailed as error:
+    except (StartFailed, OSError) as error:
         say(f"  {error}")
         for one in mine:
             one.errors.setdefault(target.name, []).append(str(error))
+
+
+def set_apart_a_cpu() -> int | None:
+    """Keep the last CPU for the load: the servers inherit the others from us.
+
+    Left to itself the kernel at times puts both on one CPU, and which of the targets that hits is a matter of luck.
+
+    :returns: the load's CPU, or ``None`` if there is only one.
+    """
+    *others, last = sorted(os.sched_getaffinity(0))
+    if not others:
+        return None
+    os.sched_setaffinity(0, others)
+    return last
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def about(targets: Sequence[Target], missing: Sequence[str], rounds: int, seconds: float) -> dict[str, object]:
+def about(
+    versions: Mapping[str, str], missing: Sequence[str], rounds: int, seconds: float, cpu: int | None
+) -> dict[str, object]:
     """Where and how it was measured."""
     return {
         "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "rounds": rounds,
         "seconds": seconds,
+        "load_cpu": cpu,
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "architecture": platform.machine(),
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
         },
-        "targets": {target.name: target.version() for target in targets},
+        "targets": dict(versions),
         "missing": list(missing),
     }
 
 
-def subtitle(facts: Mapping[str, object], targets: Mapping[str, str], cpus: int | None) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in targets.items())
-    return f"{versions}; {cpus} CPUs; medians of {facts['rounds']} rounds, {facts['made_at']}"
+def subtitle(facts: Mapping[str, object], versions: Mapping[str, str]) -> str:
+    """What the picture says of the circumstances."""
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{named}; {os.cpu_count()} CPUs; medians of {facts['rounds']} rounds, {facts['made_at']}"
 
 
 def options() -> argparse.Namespace:
@@ -113,6 +137,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", metavar="A,B", help="only these rows; patterns such as qos0-* may be used")
     parser.add_argument("--targets", metavar="A,B", help=f"only these of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time of each measurement (2)")
+    parser.add_argument(
+        "--unpinned",
+        action="store_true",
+        help="let the kernel place everything; else the load has the last CPU to itself",
+    )
     parser.add_argument("--list", action="store_true", help="show the rows and end")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write; the picture goes beside it")
     chosen = parser.parse_args()
@@ -145,23 +174,26 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
+    cpu = None if chosen.unpinned else set_apart_a_cpu()
+
     missing = [target.name for target in chosen.targets if not target.installed]
     for name in missing:
         say(f"{name} is not installed and is left out")
     targets = [target for target in chosen.targets if target.installed]
-    measured = [Measured(row) for row in chosen.rows]
+    ours = any(target.name == report.US for target in targets)
+    measured = [Measured(row) for row in chosen.rows if ours or not row.own]
     for round_ in range(1, chosen.rounds + 1):
         for target in targets:
             say(f"round {round_}, {target.name}")
-            run_round(target, measured, chosen.seconds)
+            run_round(target, measured, chosen.seconds, cpu)
 
     print(report.table(measured, [target.name for target in targets]), end="")
-    facts = about(targets, missing, chosen.rounds, chosen.seconds)
+    versions = {target.name: target.version() for target in targets}
+    facts = about(versions, missing, chosen.rounds, chosen.seconds, cpu)
     path = chosen.json or RESULTS / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report.document(measured, facts), indent=2) + "\n")
-    versions = {target.name: target.version() for target in targets}
-    path.with_suffix(".svg").write_text(report.picture(measured, subtitle(facts, versions, os.cpu_count())))
+    path.with_suffix(".svg").write_text(report.picture(measured, subtitle(facts, versions)))
     say(f"written: {os.path.relpath(path)} and the picture beside it")
     return 1 if any(one.errors for one in measured) else 0
 

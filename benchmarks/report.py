@@ -54,7 +54,8 @@ def number(value: float | None) -> str:
 
 def table(measured: Sequence[Measured], targets: Sequence[str]) -> str:
     """The medians and the ratios, one line for each row, then what went wrong."""
-    peers, found = [name for name in targets if name != US], ratios(measured)
+    peers = [name for name in targets if name != US] if US in targets else []
+    found = ratios(measured)
     lines = [["medians", *targets, *(f"× {peer}" for peer in peers)]]
     for one in measured:
         cells = ["error" if name in one.errors else number(one.median(name)) for name in targets]
@@ -63,9 +64,12 @@ def table(measured: Sequence[Measured], targets: Sequence[str]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
     text.insert(1, "-" * max(map(len, text)))
-    text += [
-        f"{one.row.name}: {name}: {error}" for one in measured for name in one.errors for error in one.errors[name]
-    ]
+    failed: dict[str, list[str]] = {}
+    for one in measured:
+        for name, errors in one.errors.items():
+            for error in dict.fromkeys(errors):
+                failed.setdefault(f"{name}: {error}", []).append(one.row.name)
+    text += [f"{error} ({', '.join(rows)})" for error, rows in failed.items()]
     return "\n".join(text) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,6 +22,9 @@ from benchmarks import wire
 from benchmarks.load import Server
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+"""The gateway under test is the one beside this package, however it is installed."""
+
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
@@ -112,14 +116,17 @@ def _process(command: Sequence[str], directory: Path, ready: Callable[[], bool])
     log = directory / "output"
     with log.open("wb") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
         try:
             while not ready():
-                tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-5:])
+                said = log.read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(said) if line.strip()), "it said nothing")
                 if process.poll() is not None:
-                    raise StartFailed(f"it ended with status {process.returncode}: {tail}")
+                    raise StartFailed(f"it ended with status {process.returncode}: {last}")
                 if time.perf_counter() - start > START_SECONDS:
-                    raise StartFailed(f"it is not ready after {START_SECONDS:.0f} s: {tail}")
+                    raise StartFailed(f"it is not ready after {START_SECONDS:.0f} s: {last}")
                 time.sleep(0.005)
             yield process.pid, time.perf_counter() - start
         finally:
@@ -141,7 +148,11 @@ def _directory() -> Iterator[Path]:
 
 @contextmanager
 def mosquitto() -> Iterator[Running]:
-    """mosquitto as it is fastest: nothing persistent, no log, no limit that would make it drop messages."""
+    """mosquitto as it is fastest: nothing persistent, no log, no limit that would make it drop messages.
+
+    ``set_tcp_nodelay`` stays off, as it is by default: mosquitto writes each message by itself, and with the option it
+    carries a third fewer of them.
+    """
     with _directory() as directory:
         (port,) = _free_ports(1)
         config = directory / "mosquitto.conf"
@@ -185,7 +196,7 @@ def flowgate() -> Iterator[Running]:
 def _token(port: int, data: Path) -> str:
     """Make an API key and exchange it for a token that outlives the round."""
     command = [_command("flowgate"), "key", "create", "benchmark", "app", "--data", str(data)]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    made = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if made.returncode:
         raise StartFailed(f"no API key could be made: {made.stderr.strip()}")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)

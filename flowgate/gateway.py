@@ -217,9 +217,7 @@ class Gateway:
             attached = self._bus.attach(interest.namespace)
         else:
             attached = succeed(None)
-        return attached.addCallback(
-            lambda _: self._bus.follow(interest.namespace, interest.filter, reader, after)  # type: ignore[arg-type,return-value]
-        )
+        return attached.addCallback(lambda _: self._bus.follow(interest.namespace, interest.filter, reader, after))
 
     def history(self, interest: Interest, after: Cursor, limit: int) -> Deferred[list[Run]]:
         """Read one page of history: at most ``limit`` messages behind ``after``."""
@@ -233,6 +231,8 @@ class Gateway:
         deliver = self._router.deliver
         for run in runs:
             deliver(run)
+
+    def settled(self) -> None:
         self.turn.flush()
 
     def drained(self) -> None:

@@ -52,7 +52,7 @@ class IReader(Interface):
 class IFeed(Interface):
     """A running read of history, as :meth:`IBus.follow` starts it."""
 
-    cursor = Attribute("The :class:`Cursor` up to which everything was given to the reader.")
+    cursor: Cursor = Attribute("The :class:`Cursor` up to which everything was given to the reader.")
 
     def resume() -> None:
         """Give more, after :meth:`IReader.read` returned ``False``."""
@@ -67,8 +67,13 @@ class IBusListener(Interface):
     def arrived(runs: list[Run]) -> None:
         """Take messages for local subscribers, in order: what the stream stored, and what other nodes sent live.
 
+        :meth:`settled` follows.
+
         :param runs: a list of :class:`Run`; ``recorded`` is ``True`` for stored ones.
         """
+
+    def settled() -> None:
+        """Learn that a read's worth of messages and answers of the bus was handed out: what it led to can be sent."""
 
     def drained() -> None:
         """Learn that ``congested`` went back to ``False``."""
@@ -80,9 +85,9 @@ class IBusListener(Interface):
 class IBus(Interface):
     """Topics: messages between nodes, and their history."""
 
-    available = Attribute("Whether the bus is within reach: acknowledged publishes can be stored now.")
-    congested = Attribute("Whether publishers should be read no further until the listener is told ``drained``.")
-    epoch = Attribute("The epoch of the stream, for cursors; empty before the start.")
+    available: bool = Attribute("Whether the bus is within reach: acknowledged publishes can be stored now.")
+    congested: bool = Attribute("Whether publishers should be read no further until the listener is told ``drained``.")
+    epoch: str = Attribute("The epoch of the stream, for cursors; empty before the start.")
 
     def publish_one(
         topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None

@@ -6,10 +6,20 @@ from base64 import b64encode
 
 import orjson
 
+from flowgate.errors import InvalidParameter
+
 
 def from_json(value: object) -> bytes:
-    """The payload for a JSON value: a string travels as its UTF-8 bytes, anything else as compact JSON."""
-    return value.encode() if isinstance(value, str) else orjson.dumps(value)
+    """The payload for a JSON value: a string travels as its UTF-8 bytes, anything else as compact JSON.
+
+    :raises InvalidParameter: if the value is nested too deeply.
+    """
+    if isinstance(value, str):
+        return value.encode()
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # it writes fewer levels (254) than it reads (1024)
+        raise InvalidParameter("the message is nested too deeply") from None
 
 
 def members(payload: bytes) -> bytes:

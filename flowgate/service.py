@@ -24,7 +24,7 @@ from flowgate import __version__
 from flowgate.auth.keys import Keyring
 from flowgate.auth.secrets import admin_token, master_secret
 from flowgate.auth.tokens import TokenService
-from flowgate.bus.connection import NatsConnection
+from flowgate.bus.bridge import NatsConnection
 from flowgate.bus.jetstream import JetStreamBus
 from flowgate.bus.kv import JetStreamStore
 from flowgate.bus.queues import JetStreamQueues
@@ -69,7 +69,7 @@ class FlowGate(Service):
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
@@ -121,7 +121,7 @@ class FlowGate(Service):
         self._undo.append(("bus", bus.stop))
         await bus.start()
 
-        nats = NatsConnection(reactor, urls)
+        nats = NatsConnection(urls)
         self._undo.append(("nats connection", nats.stop))
         await nats.start()
         store = JetStreamStore(nats, replicas=settings.replicas)
@@ -145,27 +145,28 @@ class FlowGate(Service):
             gateway, tokens, keyring, queues, admin, websocket, wheel, reactor, time.time, lambda: self._draining
         )
         mqtt = MqttFactory(gateway, tokens, wheel, reactor, time.time)
-        http_ports = [await self._listen(endpoint, site) for endpoint in settings.http]
-        for endpoint in settings.mqtt:
-            await self._listen(endpoint, mqtt)
-        url = _url(http_ports)
+        http_at = [await self._listen(endpoint, site) for endpoint in settings.http]
+        mqtt_at = [await self._listen(endpoint, mqtt) for endpoint in settings.mqtt]
+        url = next((f"http://{address}" for address in http_at if not address.startswith("unix:")), "")
         location = data / _LOCATION
-        location.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
         self._undo.append(("location", lambda: location.unlink(missing_ok=True)))
         _log.info("Flow-Gate {version} is ready after {seconds:.1f} s", version=__version__, seconds=reactor.seconds() - began)
         _log.info("HTTP and WebSocket at {url}; make the first API key with: flowgate key create USER APP", url=url)
 
-    async def _listen(self, description: str, factory: IProtocolFactory) -> IListeningPort:
+    async def _listen(self, description: str, factory: IProtocolFactory) -> str:
+        """Listen on an endpoint; return its address as another program on this machine writes it."""
         try:
-            endpoint = endpoints.serverFromString(self._reactor, description)
+            endpoint = endpoints.serverFromString(self._reactor, description)  # type: ignore[no-untyped-call]
             port: IListeningPort = await endpoint.listen(factory)
         except CannotListenError as error:
             raise StartError(f"cannot listen on {description}: {error.socketError}") from None
         except (ValueError, TypeError, OSError) as error:
             raise StartError(f"{description!r} is no endpoint to listen on: {error}") from None
         self._undo.append((description, port.stopListening))
-        _log.info("listening on {description}", description=description)
-        return port
+        address = _address(port)
+        _log.info("listening on {address}", address=address)
+        return address
 
     async def _drain(self, connections: Connections) -> None:
         """Tell every client to go, and wait until they have gone or the time is over."""
@@ -177,7 +178,7 @@ class FlowGate(Service):
             _log.warn("{count} connections did not end in time", count=len(connections))
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self._draining = True
         if self._starting is not None:
             self._starting.cancel()
@@ -211,14 +212,10 @@ def prepare_directory(path: Path) -> Path:
     return path.resolve()
 
 
-def _url(ports: list[IListeningPort]) -> str:
-    """Where HTTP is, as another program on this machine reaches it."""
-    for port in ports:
-        host = port.getHost()
-        name = getattr(host, "host", None)
-        if name is not None:
-            name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(name, f"[{name}]" if ":" in name else name)
-            return f"http://{name}:{host.port}"
-    return ""
-
-
+def _address(port: IListeningPort) -> str:
+    host: Any = port.getHost()
+    name = getattr(host, "host", None)
+    if name is None:
+        return f"unix:{host.name}"
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+    return f"[{name}]:{host.port}" if ":" in name else f"{name}:{host.port}"

@@ -51,7 +51,8 @@ class Outbox:
     """What one connection has still to be sent, and its bound.
 
     When the peer reads too slowly the kernel's buffer fills, then this one.  Beyond ``bound`` bytes :meth:`write`
-    takes no more; what to do then (drop, or cut the subscriber off) is the caller's decision.
+    takes no more; what to do then (drop, or cut the subscriber off) is the caller's decision.  Before that, all that
+    one turn brings is taken: until it is sent nobody knows that the peer is slow.
 
     :ivar drained: called, if it is set, whenever a slow peer has caught up with all that was held.
     """

@@ -20,7 +20,7 @@ def choose_reactor() -> None:
 
     installed = sys.modules.get("twisted.internet.reactor")
     if installed is None:
-        install()
+        install()  # type: ignore[no-untyped-call]
     elif not isinstance(installed, AsyncioSelectorReactor):
         sys.exit("flowgate needs Twisted's asyncio reactor: run twistd with --reactor=asyncio")
 
@@ -36,6 +36,9 @@ def makeService(options: Options) -> IService:
 
     from flowgate.service import FlowGate
 
+    if options.parent is not None and options.parent.get("pidfile") == "twistd.pid":
+        # Nothing is written outside of the data directory; its lock keeps a second gateway out.
+        options.parent["pidfile"] = ""
     return FlowGate(reactor, options.settings)
 
 

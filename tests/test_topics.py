@@ -300,8 +300,8 @@ class CoversTests(SynchronousTestCase):
                 self.assertLessEqual(found[inner], found[outer], (outer, inner))
 
     def test_complete(self) -> None:
-        """A filter that is not covered does name a topic that is not granted; but ``+/#``, ``/#`` and their like, which
-        name as much as ``#`` does in their place, are taken for less: they only can refuse too much."""
+        """A filter that is not covered names a topic that is not granted.  Not so under ``+/#``, which names as much as
+        ``#`` does and is taken for less: that can only refuse too much."""
         found = self.granted()
         for outer, inner in product(found, found):
             if not covers(outer, inner) and not outer.endswith("+/#"):

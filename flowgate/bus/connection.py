@@ -1,335 +1,242 @@
-"""The bridge between nats-py, which lives in asyncio, and Twisted: the one place where futures become Deferreds."""
+"""One TCP connection to a NATS server: signing in, writing, staying alive."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import json
-import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client, Server
-from nats.aio.msg import Msg
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
-from zope.interface import Interface
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, ITCPTransport, ITLSTransport
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from flowgate.errors import BusUnavailable, Conflict, Internal, MessageTooLarge, NotFound, Refused
+from flowgate.bus import wire
+from flowgate.bus.wire import Decoder, Message
+from flowgate.errors import BusUnavailable, ProtocolViolation, StartError
 
-REQUEST_SECONDS: Final = 5.0
-"""How long the bus may take to answer."""
-
-_RECONNECT_SECONDS: Final = (0.05, 0.5)
-_SEQUENCE_DIFFERS: Final = (10071, 10164)
-_AWAY: Final = "the message bus is away"
-_T = TypeVar("_T")
-_log = Logger()
+AWAY = "the message bus is away"
 
 
-class NoResponders(BusUnavailable):
-    """Nobody listens on the subject of a request: what it names does not exist, or has no leader now."""
+@attrs.frozen(slots=True)
+class Server:
+    """Where a NATS server listens, and how to sign in there."""
+
+    host: str
+    port: int
+    tls: bool
+    credentials: Mapping[str, str] = attrs.field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Server:
+        """Read ``nats://`` or ``tls://``, optional ``user:password@`` or ``token@``, host, optional port.
+
+        :raises StartError: if ``url`` is something else; it is not repeated in the text, since it may hold a secret.
+        """
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        try:
+            port = parts.port or 4222
+        except ValueError:
+            port = 0
+        if parts.scheme not in ("nats", "tls") or not parts.hostname or not port:
+            raise StartError("a NATS URL has the form nats://host:port or tls://host:port")
+        credentials = {}
+        if parts.username is not None and parts.password is not None:
+            credentials = {"user": unquote(parts.username), "pass": unquote(parts.password)}
+        elif parts.username is not None:
+            credentials = {"auth_token": unquote(parts.username)}
+        return cls(parts.hostname, port, parts.scheme == "tls", credentials)
 
 
-class ApiError(Internal):
-    """JetStream refuses a request in a way that none of our own errors names.
+class IConnectionOwner(Protocol):
+    """What a connection needs of the link that it serves."""
 
-    :ivar err_code: its number in nats-server's ``errors.json``.
-    """
+    reactor: Any
 
-    def __init__(self, err_code: int, description: str) -> None:
-        super().__init__(f"JetStream error {err_code}: {description}")
-        self.err_code = err_code
+    def greeting(self, server: Server) -> bytes:
+        """What to say first."""
 
+    def start_tls(self, transport: ITLSTransport, host: str) -> None:
+        """Encrypt from here on."""
 
-def api_error(error: Mapping[str, Any]) -> Refused:
-    """What the ``error`` member of a JetStream answer means."""
-    err_code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
-    code = error.get("code")
-    if err_code in _SEQUENCE_DIFFERS:
-        return Conflict("the entry was changed by somebody else")
-    if code == 404:
-        return NotFound(description)
-    if code == 503:
-        return BusUnavailable()
-    if code == 500:
-        _log.error("JetStream error {err_code}: {description}", err_code=err_code, description=description)
-        return BusUnavailable()
-    return ApiError(err_code, description)
+    def connection_ready(self, connection: Connection) -> None:
+        """The server has accepted the greeting."""
 
+    def connection_lost(self, connection: Connection, reason: str) -> None:
+        """There is no connection any more."""
 
-def translate(error: BaseException) -> BaseException:
-    """Turn an error of nats-py into one of ours; others stay what they are."""
-    if isinstance(error, nats.js.errors.KeyWrongLastSequenceError):
-        return Conflict("the entry was changed by somebody else")
-    if isinstance(error, nats.js.errors.NotFoundError):
-        return NotFound(str(error.description or ""))
-    if isinstance(error, nats.js.errors.APIError) and error.code is not None:
-        return api_error({"code": error.code, "err_code": error.err_code, "description": error.description})
-    if isinstance(error, nats.errors.MaxPayloadError):
-        return MessageTooLarge()
-    if isinstance(error, (nats.errors.Error, asyncio.TimeoutError, OSError)):
-        return BusUnavailable()
-    return error
+    def messages_received(self, messages: list[Message]) -> None:
+        """One read brought these."""
+
+    def refused(self, text: str) -> None:
+        """The server refuses something."""
+
+    def transport_drained(self) -> None:
+        """Everything written is with the operating system."""
 
 
-def to_deferred(coroutine: Coroutine[Any, Any, _T], unwanted: Callable[[_T], None] | None = None) -> Deferred[_T]:
-    """Run an asyncio coroutine on the loop of the running asyncio reactor.
+@implementer(IPushProducer)
+class Connection(TwistedProtocol):
+    """One TCP connection of a link."""
 
-    Cancelling the Deferred cancels the coroutine; errors of nats-py come out as ours.
+    def __init__(self, link: IConnectionOwner, server: Server) -> None:
+        self._link = link
+        self._server = server
+        self._decoder = Decoder()
+        self._secured = False
+        self._signed_in = False
+        self._ready = False
+        self._pings_unanswered = 0
+        self._fences: list[Deferred[None] | None] = []
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flushing: IDelayedCall | None = None
+        self._blocked = False  # the transport still holds bytes of ours
+        self._send: Callable[[bytes], int] | None = None
+        self.info: dict[str, Any] = {}
+        self.refusal = ""
 
-    :param unwanted: takes the result if the Deferred was cancelled too late to keep the coroutine from finishing.
-    :returns: a Deferred of what the coroutine returns.
-    """
-    task = asyncio.ensure_future(coroutine, loop=asyncio.get_event_loop())
-    deferred: Deferred[_T] = Deferred(lambda _: task.cancel() and None)
+    # -- connection
 
-    def done(finished: asyncio.Task[_T]) -> None:
-        if finished.cancelled():
-            if not deferred.called:
-                deferred.errback(CancelledError())
-            return
-        error = finished.exception()
-        if deferred.called:
-            if error is None and unwanted is not None:
-                unwanted(finished.result())
-        elif error is not None:
-            deferred.errback(translate(error))
+    def connectionMade(self) -> None:
+        transport = ITCPTransport(self.transport)
+        transport.setTcpNoDelay(True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        fences, self._fences = self._fences, []
+        self._link.connection_lost(self, self.refusal or reason.getErrorMessage())
+        for fence in fences:
+            if fence is not None:
+                fence.errback(BusUnavailable(AWAY))
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            messages, controls = self._decoder.feed(data)
+            if messages:
+                self._link.messages_received(messages)
+            for control in controls:
+                self._controlled(control)
+        except ProtocolViolation as violation:
+            self.refusal = str(violation)
+            self.abort()
+
+    def _controlled(self, control: wire.Control) -> None:
+        if isinstance(control, wire.Pong):
+            self._pings_unanswered = 0
+            fence = self._fences.pop(0) if self._fences else None
+            if fence is not None:
+                fence.callback(None)
+        elif isinstance(control, wire.Ping):
+            self.write(wire.PONG)
+        elif isinstance(control, wire.Info):
+            self.info.update(control.members)
+            if not self._signed_in:
+                self._sign_in()
+        elif isinstance(control, wire.ServerError):
+            self.refusal = control.text
+            self._link.refused(control.text)
+
+    def _sign_in(self) -> None:
+        self._signed_in = True
+        if self._server.tls or self.info.get("tls_required"):
+            self._link.start_tls(ITLSTransport(self.transport), self._server.host)
+            self._secured = True
+            # Behind TLS, Twisted asks a pull producer again and again: be told of pauses instead.
+            IConsumer(self.transport).registerProducer(self, True)
         else:
-            deferred.callback(finished.result())
+            handle = getattr(self.transport, "socket", None)
+            self._send = getattr(handle, "send", None)
+            # As a pull producer we learn of each time when the transport has nothing left.
+            IConsumer(self.transport).registerProducer(self, False)
+        self.write(self._link.greeting(self._server))
+        ready: Deferred[None] = self.fence()
+        ready.addCallbacks(lambda _: self._link.connection_ready(self), lambda _: None)
 
-    task.add_done_callback(done)
-    return deferred
-
-
-class IConnectionListener(Interface):
-    """Who is told what becomes of a connection."""
-
-    def connected() -> None:
-        """The bus is within reach, for the first time or again."""
-
-    def disconnected() -> None:
-        """The bus went away."""
-
-
-class NatsConnection:
-    """A connection of nats-py that comes back by itself for as long as it is started.
-
-    While it is away everything fails at once with :class:`BusUnavailable`, also what was under way: a caller is never
-    kept waiting for a bus that is not there.
-    """
-
-    def __init__(self, urls: Sequence[str], name: str = "flowgate") -> None:
-        """Prepare a connection.
-
-        :param urls: ``nats://`` URLs of one or more servers.
-        :param name: how the server names us to its operators.
-        """
-        self._urls = list(urls)
-        self._name = name
-        self._client: Client | None = None
-        self._stopped = True
-        self._lost: asyncio.Future[None] | None = None
-        self._inbox = ""
-        self._tokens = itertools.count()
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._listeners: list[Any] = []
-        self._background: set[asyncio.Task[None]] = set()
+    # -- writing
 
     @property
-    def available(self) -> bool:
-        return self._lost is not None
+    def buffered(self) -> int:
+        """Bytes that wait because the transport is not empty."""
+        return self._out_bytes
 
-    @property
-    def client(self) -> Client:
-        """The client of now; another one after the server has sent us away for good.
+    def write(self, data: bytes) -> None:
+        """Send at once if this is the first write of the turn, else together with the others of this turn."""
+        if self._blocked or self._flushing is not None:
+            self._out.append(data)
+            self._out_bytes += len(data)
+        else:
+            self._flushing = self._link.reactor.callLater(0, self._turn_ended)
+            self._transmit(data)
 
-        :raises BusUnavailable: if the bus is away.
+    def _turn_ended(self) -> None:
+        self._flushing = None
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._out and not self._blocked:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        # Straight to the socket, since transport.write waits for the next turn of the reactor and two system calls.
+        if self._send is not None:
+            try:
+                sent = self._send(data)
+            except OSError:
+                sent = 0  # full, or broken: the transport finds out which
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._blocked = True
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def pauseProducing(self) -> None:
+        self._blocked = True
+
+    def resumeProducing(self) -> None:
+        self._blocked = False
+        if self._flushing is None:
+            self._flush()
+        self._link.transport_drained()
+
+    def stopProducing(self) -> None:
+        self._blocked = True
+
+    # -- liveness
+
+    def fence(self) -> Deferred[None]:
+        """Ask the server to confirm that it has read everything up to here.
+
+        :raises BusUnavailable: through the Deferred, if the connection is lost first.
         """
-        if self._client is None or self._lost is None:
-            raise BusUnavailable()
-        return self._client
+        confirmed: Deferred[None] = Deferred()
+        self._fences.append(confirmed)
+        self.write(wire.PING)
+        return confirmed
 
-    def add_listener(self, listener: Any) -> None:
-        """Tell an :class:`IConnectionListener` from now on."""
-        self._listeners.append(listener)
-
-    def remove_listener(self, listener: Any) -> None:
-        self._listeners.remove(listener)
-
-    def start(self) -> Deferred[None]:
-        """Connect, trying for as long as it takes.
-
-        :returns: a Deferred of ``None``, fired once the connection stands; cancel it to give up.
-        """
-        self._stopped = False
-        return to_deferred(self._connect())
-
-    async def _connect(self) -> None:
-        client = Client()
-
-        async def error(reason: Exception) -> None:
-            _log.debug("NATS: {reason}", reason=str(reason))
-
-        async def disconnected() -> None:
-            if self._client is client:
-                self._down()
-
-        async def reconnected() -> None:
-            if self._client is client:
-                self._up()
-
-        async def closed() -> None:
-            # An error such as a failed sign-in ends a client of nats-py for good.
-            if self._client is client and not self._stopped:
-                self._client = None
-                self.in_background(self._connect_later())
-
-        try:
-            await client.connect(
-                self._urls,
-                name=self._name,
-                error_cb=error,
-                disconnected_cb=disconnected,
-                reconnected_cb=reconnected,
-                closed_cb=closed,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                reconnect_to_server_handler=self._choose,
-                ping_interval=20,
-            )
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
-        except asyncio.CancelledError:
-            await client.close()
-            raise
-        if self._stopped:
-            await client.close()
+    def keep_alive(self) -> None:
+        """Ask for a sign of life; give up after two questions without an answer."""
+        if self._pings_unanswered >= 2:
+            self.refusal = "the server does not answer any more"
+            self.abort()
             return
-        self._client = client
-        self._up()
+        self._pings_unanswered += 1
+        self._fences.append(None)
+        self.write(wire.PING)
 
-    async def _connect_later(self) -> None:
-        await asyncio.sleep(random.uniform(0.5, 1.5))
-        await self._connect()
+    def close(self) -> None:
+        self._flush()
+        IConsumer(self.transport).unregisterProducer()
+        ITCPTransport(self.transport).loseConnection()
 
-    @staticmethod
-    def _choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
-        # Without jitter all nodes would come back to a restarted server in the same instant.
-        server = random.choice(servers)
-        first, longest = _RECONNECT_SECONDS
-        return server, random.uniform(0.5, 1.0) * min(longest, first * 2 ** min(server.reconnects, 8))
-
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` without waiting for it; its errors are logged."""
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-
-        def done(finished: asyncio.Task[None]) -> None:
-            self._background.discard(finished)
-            if not finished.cancelled() and (error := finished.exception()) is not None:
-                if isinstance(translate(error), Refused):
-                    _log.debug("NATS: {reason}", reason=str(error))
-                else:
-                    _log.error("NATS: {reason!r}", reason=error)
-
-        task.add_done_callback(done)
-
-    def _up(self) -> None:
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
-            for listener in list(self._listeners):
-                listener.connected()
-
-    def _down(self) -> None:
-        if self._lost is None:
-            return
-        self._lost.set_result(None)
-        self._lost = None
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(BusUnavailable(_AWAY))
-        for listener in list(self._listeners):
-            listener.disconnected()
-
-    def stop(self) -> Deferred[None]:
-        """Close the connection.
-
-        :returns: a Deferred of ``None``; a second call does nothing.
-        """
-        self._stopped = True
-        return to_deferred(self._stop())
-
-    async def _stop(self) -> None:
-        self._down()
-        client, self._client = self._client, None
-        for task in list(self._background):
-            task.cancel()
-        if client is not None:
-            await client.close()
-
-    async def guard(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await ``work``, but no longer than the connection stands.
-
-        :raises BusUnavailable: if the bus is away or goes away.
-        """
-        lost = self._lost
-        if lost is None:
-            work.close()
-            raise BusUnavailable()
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if not task.done():
-            task.cancel()
-            raise BusUnavailable()
-        return task.result()
-
-    async def _answered(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject.rpartition(".")[2])
-        if future is not None and not future.done():
-            future.set_result(message)
-
-    async def request(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, timeout: float = REQUEST_SECONDS
-    ) -> Msg:
-        """Send a message and await its answer.
-
-        :raises NoResponders: if nobody listens there.
-        :raises BusUnavailable: if the bus is away, goes away, or does not answer in time.
-        """
-        client = self.client
-        token = str(next(self._tokens))
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future
-        try:
-            await client.publish(subject, payload, f"{self._inbox}.{token}", headers)
-            message = await asyncio.wait_for(future, timeout)
-        finally:
-            self._waiting.pop(token, None)
-        if message.headers is not None and message.headers.get("Status") == "503":
-            raise NoResponders()
-        return message
-
-    async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask JetStream.
-
-        :param subject: what comes behind ``$JS.API.``.
-        :returns: the answer.
-        :raises NotFound: if there is no such thing.
-        :raises ApiError: if it refuses.
-        """
-        try:
-            message = await self.request(f"$JS.API.{subject}", json.dumps(request).encode() if request else b"")
-        except NoResponders:
-            raise BusUnavailable() from None  # no leader for the API itself
-        answer: dict[str, Any] = json.loads(message.data)
-        if "error" in answer:
-            raise api_error(answer["error"])
-        return answer
+    def abort(self) -> None:
+        ITCPTransport(self.transport).abortConnection()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -90,14 +91,16 @@ class Feeds:
                 feed.end(reason)
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            deferred.cancel()
+            deferred.errback(BusUnavailable())
 
     def within_reach(self) -> Deferred[None]:
         """Wait until the bus is within reach.
 
         :returns: a Deferred of ``None``.
         """
-        back: Deferred[None] = Deferred(lambda deferred: self._waiting.remove(deferred) if deferred in self._waiting else None)
+        back: Deferred[None] = Deferred(
+            lambda deferred: self._waiting.remove(deferred) if deferred in self._waiting else None
+        )
         if self._up:
             back.callback(None)
         else:
@@ -253,8 +256,9 @@ class Tail:
             link = self._context.link
             link.unsubscribe(self._subscription)
             if link.up:
-                # Nobody waits for the answer: the server removes an unheard consumer by itself too.
-                link.write(wire.publish(f"$JS.API.CONSUMER.DELETE.{self._context.settings.name}.{token}".encode(), b""))
+                gone = link.request(f"$JS.API.CONSUMER.DELETE.{self._context.settings.name}.{token}", b"")
+                # The server removes a consumer that nobody listens to by itself, only later.
+                gone.addErrback(lambda failure: failure.trap(BusUnavailable))
 
     def closed(self) -> None:
         """The bus went away."""
@@ -319,7 +323,6 @@ class Tail:
         for feed in list(self.feeds):
             feed.tailed(runs)
 
-
     def _lagging(self) -> None:
         """Start again at the end, and have the readers read pages until they are there."""
         self._running = False
@@ -353,6 +356,7 @@ class Feed:
         self._missed = False  # what the tail brought was dropped: pages have to be read again
         self._losses = Losses(feeds.history, tail.subject)
         self._checked = -1  # the tail's place when losses were looked for
+        self._from_earliest = False  # what had gone before the first look is not missing
         self._awaited: Deferred[Any] | None = None
         self._resumed: Deferred[None] | None = None
         self._working = False
@@ -367,6 +371,7 @@ class Feed:
         """Start to read behind ``after``."""
         if self._state is _State.STOPPED:
             return
+        self._from_earliest = not after.sequence
         if after.epoch != state.epoch or after.sequence > state.last:
             self._restart(state)
         self._work()
@@ -375,6 +380,7 @@ class Feed:
         """The cursor points nowhere: say so, and read all there is."""
         self._epoch = state.epoch
         self._after = 0
+        self._from_earliest = True
         self._clear()
         self._reader.gap(Cursor(state.epoch, max(state.first - 1, 0)))
 
@@ -507,9 +513,8 @@ class Feed:
                     break
             except BusUnavailable:
                 await self._wait(self._context.within_reach())
-                pause: Deferred[None] = Deferred(lambda _: call.cancel())
-                call = self._context.reactor.callLater(_RETRY_SECONDS, pause.callback, None)
-                await self._wait(pause)
+                # Within reach, and yet no answer: do not ask again at once.
+                await self._wait(deferLater(self._context.reactor, _RETRY_SECONDS))
         self._working = False
         self.go_live()
 
@@ -530,9 +535,9 @@ class Feed:
             # After the page was read: what it lacks was lost before now.  Without new messages nothing more is lost.
             whole = await self._wait(Deferred.fromCoroutine(self._losses.look(after)))
             self._checked = seen
-            # From the beginning on, what had gone before the reader came is not missing.
-            if whole > after and after and epoch == self._epoch:
+            if whole > after and not self._from_earliest and epoch == self._epoch:
                 self._reader.gap(Cursor(epoch, whole))
+            self._from_earliest = False
         for run in page.runs:
             if epoch != self._epoch or self._state is _State.STOPPED:
                 return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 from flowgate.bus.names import CAST, subject_topic
 from flowgate.bus.wire import Message, header, stored_at
@@ -15,6 +16,49 @@ QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
 
 Place = Callable[[Message], tuple[int, int]]
 """Tells sequence and time (nanoseconds since 1970 UTC) of a stored message."""
+
+
+class _Places:
+    """The places of a run's messages; read from the headers when somebody asks, since most subscribers do not."""
+
+    __slots__ = ("_read", "heads")
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self._read: tuple[list[int], list[int]] | None = None
+
+    def read(self, which: int) -> list[int]:
+        if self._read is None:
+            places = [stored_at(head) for head in self.heads]
+            self._read = [sequence for sequence, _ in places], [time for _, time in places]
+            self.heads.clear()
+        return self._read[which]
+
+    def __len__(self) -> int:
+        return len(self.heads if self._read is None else self._read[0])
+
+
+class _Numbers(Sequence[int]):
+    """The sequences, or the times, of some places."""
+
+    __slots__ = ("_places", "_which")
+
+    def __init__(self, places: _Places, which: int) -> None:
+        self._places = places
+        self._which = which
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self._places.read(self._which)[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places.read(self._which))
 
 
 class Grouper:
@@ -41,18 +85,17 @@ class Grouper:
         last = b""
         last_qos = 0
         payloads: list[bytes] = []
-        sequences: list[int] = []
-        times: list[int] = []
+        heads: list[bytes] = []
         for _, subject, _, head, payload in messages:
             if head:
                 qos = 2 if QOS_2 in head else 1
-                sequence, time = stored_at(head)
                 if subject != last or qos != last_qos:
-                    payloads, sequences, times = [], [], []
+                    payloads, places = [], _Places()
+                    heads = places.heads
                     topic = self._known_as(subject)[1]
+                    sequences, times = _Numbers(places, 0), _Numbers(places, 1)
                     runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
-                sequences.append(sequence)
-                times.append(time)
+                heads.append(head)
             else:
                 qos = 0
                 if subject != last or last_qos:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLClientConnectionCreator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -20,7 +20,7 @@ from flowgate.bus.publisher import Publisher
 from flowgate.bus.reading import PAGE_MESSAGES, History
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
 from flowgate.bus.wire import Message
-from flowgate.errors import BusUnavailable, MessageTooLarge, StartError
+from flowgate.errors import BusUnavailable, StartError
 from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
 from flowgate.message import Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
@@ -55,26 +55,30 @@ class JetStreamBus:
         urls: Sequence[str],
         listener: IBusListener | None = None,
         *,
-        settings: StreamSettings | None = None,
         shared: bool = True,
+        replicas: int = 1,
+        history_messages: int = 1000,
+        history_age: int = 24 * 3600,
         parcels: int = 4,
         start_seconds: float = 10.0,
-        tls: object | None = None,
+        tls: IOpenSSLClientConnectionCreator | None = None,
     ) -> None:
         """Describe a bus; nothing happens before :meth:`start`.
 
         :param reactor: IReactorTime and IReactorTCP.
         :param urls: NATS servers, as :class:`~flowgate.bus.link.Server` reads them.
-        :param settings: what the stream keeps.
         :param shared: whether other nodes may be on the same NATS servers.
+        :param replicas: servers that hold each message.
+        :param history_messages: messages kept per topic, acknowledged and unacknowledged ones counted apart.
+        :param history_age: seconds that a message is kept.
         :param parcels: writes to the stream under way at once.
         :param start_seconds: how long :meth:`start` waits for a server.
-        :param tls: an ``IOpenSSLClientConnectionCreator`` for ``tls://`` servers.
+        :param tls: how to verify ``tls://`` servers, or ``None`` for the system's roots.
         :raises StartError: if a URL cannot be read.
         """
         self._reactor = reactor
         self.listener = listener
-        self._settings = settings or StreamSettings()
+        self._settings = StreamSettings(per_topic=history_messages, max_age=history_age, replicas=replicas)
         self._shared = shared
         self._start_seconds = start_seconds
         self._link = Link(reactor, urls, self, tls=tls)
@@ -98,7 +102,8 @@ class JetStreamBus:
         :returns: a Deferred of ``None``, fired once the bus is available.
         :raises StartError: through the Deferred, with a sentence for the operator.
         """
-        self._starting = started = Deferred()
+        started: Deferred[None] = Deferred()
+        self._starting = started
         self._start_timer = self._reactor.callLater(self._start_seconds, self._start_timed_out)
         self._link.start()
         return started
@@ -126,8 +131,6 @@ class JetStreamBus:
         """
         if self._start_timer is not None and self._start_timer.active():
             self._start_timer.cancel()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
         self._feeds.ended(BusUnavailable("the gateway is going away"))
         self._close()
         return self._link.stop()
@@ -144,29 +147,31 @@ class JetStreamBus:
 
     def _open(self) -> None:
         self._retry = None
-        self._opening = Deferred.fromCoroutine(self._open_stream())
-        self._opening.addErrback(self._open_failed)
+        self._opening = opening = Deferred.fromCoroutine(self._open_stream())
+        opening.addErrback(self._open_failed)
 
     async def _open_stream(self) -> None:
         state = await ensure_stream(self._link, self._settings)
+        self._opening = None
         self.epoch = state.epoch
         self.available = True
         self._publisher.open()
         self._feeds.opened(state)
-        self._started(None)
         if self.listener is not None:
             self.listener.availability(True)
+        self._started(None)
 
     def _open_failed(self, failure: Failure) -> None:
-        if failure.check(CancelledError):
-            return
         error = failure.value
+        if isinstance(error, CancelledError):
+            return
         if self._starting is not None and isinstance(error, StartError):
             self._started(error)
             return
-        if not failure.check(StartError, BusUnavailable):
+        if not isinstance(error, StartError | BusUnavailable):
             self._log.failure("the topics' stream cannot be opened", failure)
         if self._link.up:
+            self._link.last_error = str(error)
             self._log.warn("the topics' stream cannot be opened yet: {error}", error=error)
             self._retry = self._reactor.callLater(_RETRY_SECONDS, self._open)
 
@@ -176,6 +181,10 @@ class JetStreamBus:
     def _close(self) -> None:
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
+        self._retry = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
         was, self.available = self.available, False
         self._feeds.closed()
         self._publisher.close()
@@ -187,6 +196,10 @@ class JetStreamBus:
 
     def link_drained(self) -> None:
         self._drained()
+
+    def link_settled(self) -> None:
+        if self.listener is not None:
+            self.listener.settled()
 
     def _drained(self) -> None:
         if not self.congested and self.listener is not None:

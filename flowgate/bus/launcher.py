@@ -1,4 +1,4 @@
-"""Runs a program that ends when the gateway does, even if the gateway is killed.  Run by path: it imports nothing of ours.
+"""Runs a program that ends when the gateway does, even if that is killed.  Run by path: it imports nothing of ours.
 
 ``launcher.py PARENT PROGRAM ARGUMENT…``.  On Linux the kernel is asked to send SIGTERM when the parent dies, and this
 process becomes the program.  Elsewhere it stays and watches its standard input, a pipe that only the parent holds.

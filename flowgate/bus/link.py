@@ -9,29 +9,25 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Protocol
 
-import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
     IDelayedCall,
-    ITCPTransport,
+    IOpenSSLClientConnectionCreator,
     ITLSTransport,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flowgate.bus import wire
-from flowgate.bus.wire import Decoder, Message
+from flowgate.bus.connection import AWAY, Connection, Server
+from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, ProtocolViolation, StartError
 
-_AWAY = "the message bus is away"
 _RANDOM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -39,36 +35,6 @@ class Handler(Protocol):
     """Takes the messages that one read brought for one subscription, or for several that share the handler."""
 
     def __call__(self, messages: list[Message], /) -> None: ...
-
-
-@attrs.frozen(slots=True)
-class Server:
-    """Where a NATS server listens, and how to sign in there."""
-
-    host: str
-    port: int
-    tls: bool
-    credentials: Mapping[str, str] = attrs.field(repr=False)
-
-    @classmethod
-    def parse(cls, url: str) -> Server:
-        """Read ``nats://`` or ``tls://``, optional ``user:password@`` or ``token@``, host, optional port.
-
-        :raises StartError: if ``url`` is something else; it is not repeated in the text, since it may hold a secret.
-        """
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        try:
-            port = parts.port or 4222
-        except ValueError:
-            port = 0
-        if parts.scheme not in ("nats", "tls") or not parts.hostname or not port:
-            raise StartError("a NATS URL has the form nats://host:port or tls://host:port")
-        credentials = {}
-        if parts.username is not None and parts.password is not None:
-            credentials = {"user": unquote(parts.username), "pass": unquote(parts.password)}
-        elif parts.username is not None:
-            credentials = {"auth_token": unquote(parts.username)}
-        return cls(parts.hostname, port, parts.scheme == "tls", credentials)
 
 
 class ILinkOwner(Protocol):
@@ -83,170 +49,8 @@ class ILinkOwner(Protocol):
     def link_drained(self) -> None:
         """:attr:`Link.congested` went back to false."""
 
-
-class _Connection(TwistedProtocol):
-    """One TCP connection of a link."""
-
-    def __init__(self, link: Link, server: Server) -> None:
-        self._link = link
-        self._server = server
-        self._decoder = Decoder()
-        self._secured = False
-        self._signed_in = False
-        self._ready = False
-        self._pings_unanswered = 0
-        self._fences: list[Deferred[None] | None] = []
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._flushing: IDelayedCall | None = None
-        self._blocked = False  # the transport still holds bytes of ours
-        self._send: Callable[[bytes], int] | None = None
-        self.info: dict[str, Any] = {}
-        self.refusal = ""
-
-    # -- connection
-
-    def connectionMade(self) -> None:
-        transport = ITCPTransport(self.transport)
-        transport.setTcpNoDelay(True)
-
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
-        fences, self._fences = self._fences, []
-        self._link.connection_lost(self, self.refusal or reason.getErrorMessage())
-        for fence in fences:
-            if fence is not None:
-                fence.errback(BusUnavailable(_AWAY))
-
-    def dataReceived(self, data: bytes) -> None:
-        try:
-            messages, controls = self._decoder.feed(data)
-            if messages:
-                self._link.messages_received(messages)
-            for control in controls:
-                self._controlled(control)
-        except ProtocolViolation as violation:
-            self.refusal = str(violation)
-            self.abort()
-
-    def _controlled(self, control: wire.Control) -> None:
-        if isinstance(control, wire.Pong):
-            self._pings_unanswered = 0
-            fence = self._fences.pop(0) if self._fences else None
-            if fence is not None:
-                fence.callback(None)
-        elif isinstance(control, wire.Ping):
-            self.write(wire.PONG)
-        elif isinstance(control, wire.Info):
-            self.info.update(control.members)
-            if not self._signed_in:
-                self._sign_in()
-        elif isinstance(control, wire.ServerError):
-            self.refusal = control.text
-            self._link.refused(control.text)
-
-    def _sign_in(self) -> None:
-        self._signed_in = True
-        if self._server.tls or self.info.get("tls_required"):
-            self._link.start_tls(ITLSTransport(self.transport), self._server.host)
-            self._secured = True
-            # Behind TLS, Twisted asks a pull producer again and again: be told of pauses instead.
-            self.transport.registerProducer(self, True)  # type: ignore[union-attr]
-        else:
-            handle = getattr(self.transport, "socket", None)
-            self._send = getattr(handle, "send", None)
-            # As a pull producer we learn of each time when the transport has nothing left.
-            self.transport.registerProducer(self, False)  # type: ignore[union-attr]
-        self.write(self._link.greeting(self._server))
-        ready: Deferred[None] = self.fence()
-        ready.addCallbacks(lambda _: self._link.connection_ready(self), lambda _: None)
-
-    # -- writing
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that wait because the transport is not empty."""
-        return self._out_bytes
-
-    def write(self, data: bytes) -> None:
-        """Send at once if this is the first write of the turn, else together with the others of this turn."""
-        if self._blocked or self._flushing is not None:
-            self._out.append(data)
-            self._out_bytes += len(data)
-        else:
-            self._flushing = self._link.reactor.callLater(0, self._turn_ended)
-            self._transmit(data)
-
-    def _turn_ended(self) -> None:
-        self._flushing = None
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._out and not self._blocked:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._out_bytes = 0
-            self._transmit(data)
-
-    def _transmit(self, data: bytes) -> None:
-        # Straight to the socket, since transport.write waits for the next turn of the reactor and two system calls.
-        if self._send is not None:
-            try:
-                sent = self._send(data)
-            except OSError:
-                sent = 0  # full, or broken: the transport finds out which
-            if sent == len(data):
-                return
-            data = data[sent:]
-            self._blocked = True
-        assert self.transport is not None
-        self.transport.write(data)
-
-    def pauseProducing(self) -> None:
-        self._blocked = True
-
-    def resumeProducing(self) -> None:
-        self._blocked = False
-        if self._flushing is None:
-            self._flush()
-        self._link.transport_drained()
-
-    def stopProducing(self) -> None:
-        self._blocked = True
-
-    # -- liveness
-
-    def fence(self) -> Deferred[None]:
-        """Ask the server to confirm that it has read everything up to here.
-
-        :raises BusUnavailable: through the Deferred, if the connection is lost first.
-        """
-        confirmed: Deferred[None] = Deferred()
-        self._fences.append(confirmed)
-        self.write(wire.PING)
-        return confirmed
-
-    def keep_alive(self) -> None:
-        """Ask for a sign of life; give up after two questions without an answer."""
-        if self._pings_unanswered >= 2:
-            self.refusal = "the server does not answer any more"
-            self.abort()
-            return
-        self._pings_unanswered += 1
-        self._fences.append(None)
-        self.write(wire.PING)
-
-    def close(self) -> None:
-        self._flush()
-        assert self.transport is not None
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
-    def abort(self) -> None:
-        transport = cast(Any, self.transport)
-        transport.abortConnection()
+    def link_settled(self) -> None:
+        """Everything that one read brought was handed out."""
 
 
 class _Factory(ClientFactory):
@@ -256,8 +60,8 @@ class _Factory(ClientFactory):
         self._link = link
         self._server = server
 
-    def buildProtocol(self, _address: IAddress) -> _Connection:
-        return self._link.made(_Connection(self._link, self._server))
+    def buildProtocol(self, _address: IAddress | None) -> Connection:
+        return self._link.made(Connection(self._link, self._server))
 
     def clientConnectionFailed(self, _connector: IConnector, reason: Failure) -> None:
         self._link.attempt_failed(reason.getErrorMessage())
@@ -279,7 +83,7 @@ class Link:
         owner: ILinkOwner,
         *,
         name: str = "flowgate",
-        tls: object | None = None,
+        tls: IOpenSSLClientConnectionCreator | None = None,
         connect_seconds: float = 5.0,
         ping_seconds: float = 20.0,
         retry_seconds: tuple[float, float] = (0.1, 5.0),
@@ -290,7 +94,7 @@ class Link:
 
         :param reactor: IReactorTime and IReactorTCP.
         :param urls: as :meth:`Server.parse` reads them; tried in turn.
-        :param tls: an ``IOpenSSLClientConnectionCreator`` for ``tls://``, or ``None`` to verify by the system's roots.
+        :param tls: how to verify the server at ``tls://``, or ``None`` to verify by the system's roots.
         :param retry_seconds: the first and the longest pause between two rounds of attempts.
         :param congested_bytes: from so many waiting bytes on, the link calls itself congested.
         :raises StartError: if a URL cannot be read.
@@ -313,8 +117,8 @@ class Link:
         self._attempts = 0
         self._wanted = False
         self._connector: IConnector | None = None
-        self._connection: _Connection | None = None
-        self._standing: _Connection | None = None
+        self._connection: Connection | None = None
+        self._standing: Connection | None = None
         self._retry: IDelayedCall | None = None
         self._pinging: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
@@ -387,14 +191,14 @@ class Link:
             self._connection.refusal = "the server does not complete the handshake"
             self._connection.abort()
 
-    def made(self, connection: _Connection) -> _Connection:
+    def made(self, connection: Connection) -> Connection:
         self._connection = connection
         return connection
 
     def start_tls(self, transport: ITLSTransport, host: str) -> None:
         from twisted.internet.ssl import optionsForClientTLS  # needs pyOpenSSL, which plain TCP does without
 
-        transport.startTLS(self._tls if self._tls is not None else optionsForClientTLS(host))
+        transport.startTLS(self._tls or optionsForClientTLS(host))
 
     def greeting(self, server: Server) -> bytes:
         """CONNECT and every subscription."""
@@ -414,15 +218,15 @@ class Link:
         lines += [wire.subscribe(subject, int(sid)) for sid, (subject, _) in self._subscriptions.items()]
         return b"".join(lines)
 
-    def connection_ready(self, connection: _Connection) -> None:
+    def connection_ready(self, connection: Connection) -> None:
         self._standing = connection
         self._attempts = 0
         self._cancel_pinging()
         self._pinging = self.reactor.callLater(self._ping_seconds, self._keep_alive)
         self._owner.link_up()
 
-    def connection_lost(self, connection: _Connection, reason: str) -> None:
-        self._connection = None
+    def connection_lost(self, connection: Connection, reason: str) -> None:
+        self._connection = self._connector = None  # first of all: those told below may stop the link
         self.last_error = reason
         stood = self._standing is connection
         if stood:
@@ -430,7 +234,7 @@ class Link:
             self._congested = False
             requests, self._requests = self._requests, {}
             for waiting in requests.values():
-                waiting.errback(BusUnavailable(_AWAY))
+                waiting.errback(BusUnavailable(AWAY))
             for lost in list(self._losers.values()):
                 lost()
             self._owner.link_down()
@@ -455,7 +259,9 @@ class Link:
             rounds = self._attempts // len(self._servers)
             pause = min(self._retry_most, self._retry_least * 2 ** min(rounds, 16))
             pause *= 0.5 + self._rng.random() / 2  # jitter: nodes that lost one server must not return as one
-            self._retry = self.reactor.callLater(self._retry_least * self._rng.random() if at_once else pause, self._attempt)
+            if at_once:
+                pause = self._retry_least * self._rng.random()
+            self._retry = self.reactor.callLater(pause, self._attempt)
         if stopped is not None:
             stopped.callback(None)
 
@@ -481,7 +287,7 @@ class Link:
         :raises BusUnavailable: while the link is down.
         """
         if self._standing is None:
-            raise BusUnavailable(_AWAY)
+            raise BusUnavailable(AWAY)
         self._standing.write(data)
 
     def fence(self) -> Deferred[None]:
@@ -491,7 +297,7 @@ class Link:
         """
         if self._standing is None:
             failed: Deferred[None] = Deferred()
-            failed.errback(BusUnavailable(_AWAY))
+            failed.errback(BusUnavailable(AWAY))
             return failed
         return self._standing.fence()
 
@@ -544,7 +350,7 @@ class Link:
         key = token.encode()
         answered: Deferred[Message] = Deferred(lambda _: self._forget(key))
         if self._standing is None:
-            answered.errback(BusUnavailable(_AWAY))
+            answered.errback(BusUnavailable(AWAY))
             return answered
         self._requests[key] = answered
         timer = self.reactor.callLater(timeout, self._request_timed_out, key)
@@ -582,6 +388,7 @@ class Link:
                 bucket.append(message)
         for handler, bucket in buckets.items():
             self._guarded(handler, bucket)
+        self._owner.link_settled()
 
     def _guarded(self, handler: Handler, messages: list[Message]) -> None:
         try:

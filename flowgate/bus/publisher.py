@@ -199,9 +199,7 @@ class Publisher:
         self._queue.append(job)
         self._held_messages += job.run.count
         self._held_bytes += sum(map(len, job.run.payloads))
-        if not self.congested and (
-            self._held_messages > self._queue_messages or self._held_bytes > self._queue_bytes
-        ):
+        if not self.congested and (self._held_messages > self._queue_messages or self._held_bytes > self._queue_bytes):
             self.congested = True
         if self._turn is None and len(self._parcels) < self._most_parcels:
             if not self._parcels:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall
 
 from flowgate.bus import wire
@@ -21,6 +21,7 @@ PAGE_MESSAGES = 1000
 PAGE_BYTES = 256 * 1024
 _ANSWER_SECONDS = 5.0
 _LOOKUPS_AT_ONCE = 64
+_PAGES_AT_ONCE = 32
 
 
 @attrs.frozen(slots=True)
@@ -86,6 +87,8 @@ class History:
         self._link = link
         self._settings = settings
         self._grouper = grouper
+        # However many readers begin at once: the others wait for their turn, not in the server's queues.
+        self._pages = DeferredSemaphore(_PAGES_AT_ONCE)
 
     def _fetch(self, subject: str, start: int, limit: int) -> Deferred[tuple[list[Message], bool]]:
         body: dict[str, object] = {"seq": start, "next_by_subj": subject, "batch": limit, "max_bytes": PAGE_BYTES}
@@ -106,7 +109,7 @@ class History:
             messages, more = answer
             return Page(self._grouper.stored(messages, fetched_at, fetched_subject), more)
 
-        return self._fetch(subject, after + 1, limit).addCallback(group)
+        return self._pages.run(self._fetch, subject, after + 1, limit).addCallback(group)
 
     async def _first(self, subject: str) -> int:
         """The oldest sequence on ``subject``; 0 if there is none."""

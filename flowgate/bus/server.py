@@ -243,7 +243,8 @@ class NatsServer:
         self._child: _Child | None = None
         self._transport: IProcessTransport | None = None
         self._restart: IDelayedCall | None = None
-        self._starting: Deferred[None] | None = None
+        self._busy = False
+        self._settling: list[Deferred[None]] = []
         self._pause = _FIRST_PAUSE
         self._stopping = False
         self.url = ""
@@ -260,25 +261,16 @@ class NatsServer:
         :raises StartError: through the Deferred; nothing is left running.
         """
         self._stopping = False
-        self._starting = Deferred.fromCoroutine(self._start())
-
-        def done(result: Any) -> Any:
-            self._starting = None
-            return result
-
-        self._starting.addBoth(done)
-        # Whoever stops us during the start waits for the same end as whoever started us.
-        told: Deferred[None] = Deferred(lambda _: self._starting and self._starting.cancel())
-        self._starting.addBoth(told.callback)
-        return told
+        return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
         self._lock = lock_directory(self._directory)
+        self._busy = True
         try:
             program = self._program or find_server(os.environ.get("PATH"))
             self._program = program
             try:
-                output, _, _ = await getProcessOutputAndValue(
+                output, _, _ = await getProcessOutputAndValue(  # type: ignore[no-untyped-call]
                     program, ["--version"], env=os.environ, reactor=self._reactor
                 )
             except OSError as error:
@@ -295,7 +287,10 @@ class NatsServer:
             if isinstance(error, OSError):
                 raise StartError(f"nats-server cannot be started in {self._directory}: {error.strerror}") from None
             raise
-        self._watch()
+        else:
+            self._watch()
+        finally:
+            self._settled()
 
     async def _run(self, config: ServerConfig, program: str) -> int:
         """Spawn the server and wait until it serves.
@@ -335,7 +330,8 @@ class NatsServer:
     async def _serves(self, port: int) -> bool:
         greeting = _Greeting()
         try:
-            await connectProtocol(TCP4ClientEndpoint(self._reactor, "127.0.0.1", port, timeout=5), greeting)
+            endpoint = TCP4ClientEndpoint(self._reactor, "127.0.0.1", port, timeout=5)
+            await connectProtocol(endpoint, greeting)  # type: ignore[no-untyped-call]
         except ConnectError:
             return False
         greeting.ready.addTimeout(5, self._reactor, onTimeoutCancel=lambda *_: False)
@@ -364,23 +360,30 @@ class NatsServer:
 
         def restart() -> None:
             self._restart = None
-            self._starting = Deferred.fromCoroutine(self._run_again())
-            self._starting.addErrback(lambda failure: self._log.failure("nats-server restart", failure))
+            again = Deferred.fromCoroutine(self._run_again())
+            again.addErrback(lambda failure: self._log.failure("nats-server cannot be restarted", failure))
 
         self._restart = self._reactor.callLater(pause, restart)
 
     async def _run_again(self) -> None:
         assert self._config is not None and self._program is not None
+        self._busy = True
         try:
             await self._run(self._config, self._program)
-        except (StartError, OSError, CancelledError) as error:
+        except (StartError, OSError) as error:
             await self._end_child()
             if not self._stopping:
                 self._again(str(error))
         else:
             self._watch()
         finally:
-            self._starting = None
+            self._settled()
+
+    def _settled(self) -> None:
+        self._busy = False
+        settling, self._settling = self._settling, []
+        for waiting in settling:
+            waiting.callback(None)
 
     async def _end_stale(self, config: ServerConfig) -> None:
         """End the server of a gateway that was killed, if it has not ended by itself."""
@@ -410,7 +413,12 @@ class NatsServer:
             return
         if not child.over:
             ended: Deferred[None] = Deferred()
-            child.ended.addCallback(lambda reason: ended.callback(None) or reason)
+
+            def gone(reason: str) -> str:
+                ended.callback(None)
+                return reason
+
+            child.ended.addCallback(gone)
             self._signal(transport, "TERM")
             kill = self._reactor.callLater(GRACE_SECONDS, self._kill, transport)
             await ended
@@ -445,13 +453,11 @@ class NatsServer:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        starting = self._starting
-        if starting is not None:
-            # It sees the flag at its next look and cleans up by itself.
-            over: Deferred[None] = Deferred()
-            starting.addBoth(lambda result: over.callback(None) or result)
-            await over
+        if self._busy:
+            # The start sees the flag at its next look and cleans up by itself.
+            settled: Deferred[None] = Deferred()
+            self._settling.append(settled)
+            await settled
         await self._end_child()
         self._unlock()
         self.url = ""
-

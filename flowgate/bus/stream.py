@@ -105,8 +105,8 @@ async def _ask(link: Link, verb: str, settings: StreamSettings, body: object) ->
 
 
 def _error(answer: dict[str, Any]) -> int:
-    error = answer.get("error")
-    return int(error.get("err_code", error.get("code", -1))) if isinstance(error, dict) else 0
+    error: dict[str, Any] | None = answer.get("error")
+    return int(error.get("err_code") or error.get("code") or -1) if isinstance(error, dict) else 0
 
 
 def _reason(answer: dict[str, Any]) -> str:
@@ -131,7 +131,7 @@ async def ensure_stream(link: Link, settings: StreamSettings) -> StreamState:
             answer = await _ask(link, "UPDATE", settings, {**present, **config})
     if _error(answer):
         text = f"the stream {settings.name} cannot be made: {_reason(answer)}"
-        # 503 and the 100xx below are about now, not about what we ask
+        # 503 is about now, not about what we ask
         raise BusUnavailable(text) if answer["error"].get("code") == 503 else StartError(text)
     if not answer["config"].get("allow_batched"):
         raise StartError(f"the stream {settings.name} does not take fast batches: the nats-server is too old")

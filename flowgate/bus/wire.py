@@ -7,7 +7,9 @@ See https://docs.nats.io/reference/reference-protocols/nats-protocol.
 from __future__ import annotations
 
 import calendar
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -25,6 +27,9 @@ MAX_LINE_BYTES = 256 * 1024
 """Longest control line taken from a server; an INFO that lists a large cluster is the longest there is."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message taken from a server, headers included: the most that a NATS server can be configured to pass."""
+
+MAX_HEADER_VALUE = 256
+"""Longest value that :func:`header_value` makes, in characters."""
 
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
@@ -61,6 +66,7 @@ class ServerError:
 
 
 Control: TypeAlias = Info | Ping | Pong | Ok | ServerError
+_PLAIN = re.compile(r"[!-$&-~]*")  # printable ASCII without space and '%'
 _PING, _PONG, _OK = Ping(), Pong(), Ok()
 
 
@@ -187,8 +193,15 @@ def unsubscribe(sid: int) -> bytes:
 
 
 def header_value(text: str) -> str:
-    """``text`` as a header's value: reversible, and without line ends or other control characters."""
-    return quote(text, safe="!#$&'()*+,/:;=?@[]^`{|}~ ") if not text.isascii() or not text.isprintable() else text
+    """``text`` as a header's value: different texts stay different, and none ends its line.
+
+    Headers are trimmed on their way, so spaces are escaped too; a very long text is replaced by its hash.
+    """
+    if not _PLAIN.fullmatch(text):
+        text = quote(text, safe="", errors="surrogatepass")
+    if len(text) > MAX_HEADER_VALUE:
+        text = "%" + hashlib.blake2b(text.encode()).hexdigest()
+    return text
 
 
 def headers(pairs: Iterable[tuple[str, str]]) -> bytes:

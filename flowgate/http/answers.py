@@ -1,5 +1,7 @@
 """What a handler gives back, and how it is sent."""
 
+# mypy: disallow-untyped-calls=False
+# (much of twisted.web has no annotations)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
@@ -7,6 +9,8 @@ from collections.abc import Awaitable, Callable
 import attrs
 import orjson
 
+from flowgate.errors import Refused
+from flowgate.http.problems import PROBLEM_JSON, problem, problem_headers
 from flowgate.http.request import Request
 
 JSON = b"application/json"
@@ -46,13 +50,17 @@ def json_answer(value: object, status: int = 200, headers: Headers = ()) -> Answ
     return Answer(status, orjson.dumps(value), JSON, headers)
 
 
+def problem_answer(refusal: Refused, request_id: str) -> Answer:
+    """The answer to a request that is refused."""
+    body = orjson.dumps(problem(refusal, request_id), default=str)
+    return Answer(refusal.status, body, PROBLEM_JSON, problem_headers(refusal))
+
+
 NO_CONTENT = Answer(204, content_type=None)
 
 
-def send(request: Request, answer: Answer) -> None:
-    """Send a whole answer, if there is still somebody who waits for it."""
-    if request.gone:
-        return
+def prepare(request: Request, answer: Answer) -> bytes:
+    """Set the status and the header of an answer; give back its body."""
     request.setResponseCode(answer.status)
     set_header = request.responseHeaders.setRawHeaders
     for name, value in answer.headers:
@@ -60,5 +68,11 @@ def send(request: Request, answer: Answer) -> None:
     if answer.content_type is not None:
         set_header(b"Content-Type", [answer.content_type])
         set_header(b"Content-Length", [b"%d" % len(answer.body)])
-    request.write(answer.body)
-    request.finish()
+    return answer.body
+
+
+def send(request: Request, answer: Answer) -> None:
+    """Send a whole answer, if there is still somebody who waits for it."""
+    if not request.gone:
+        request.write(prepare(request, answer))
+        request.finish()

@@ -1,5 +1,7 @@
 """Requests and their connections, with the bounds that hold before anything is read or understood."""
 
+# mypy: disallow-untyped-calls=False
+# (much of twisted.web has no annotations)
 from __future__ import annotations
 
 import re
@@ -11,6 +13,9 @@ import orjson
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
+
+from flowgate.errors import MessageTooLarge
+from flowgate.http.problems import PROBLEM_JSON, problem
 
 if TYPE_CHECKING:
     from flowgate.http.site import FlowGateSite
@@ -24,14 +29,14 @@ BODY_RATE = 64 * 1024
 IDLE_SECONDS = 60
 """How long a connection is kept open between two requests."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Channel(HTTPChannel):
     """An HTTP/1.1 connection.
 
-    twisted.web's own time-out starts anew with every byte; here a request has to be whole in time, so that a client that
-    sends a byte now and then holds nothing for long.
+    twisted.web's own time-out starts anew with every byte; here a request has to be whole in time, so that a client
+    that sends a byte now and then holds nothing for long.
     """
 
     site: FlowGateSite
@@ -73,9 +78,9 @@ class Request(server.Request):
 
     def identify(self) -> None:
         """Take the client's own request id if it is a plain one, or make one up."""
-        given = self.requestHeaders.getRawHeaders("X-Request-Id")
+        given = self.requestHeaders.getRawHeaders(b"X-Request-Id")
         if given and _REQUEST_ID.match(given[0]):
-            self.request_id = given[0]
+            self.request_id = given[0].decode()
         else:
             self.request_id = uuid4().hex
 
@@ -83,6 +88,11 @@ class Request(server.Request):
         """The whole body."""
         assert isinstance(self.content, BytesIO)
         return self.content.getvalue()
+
+    def abort(self) -> None:
+        """Close the connection without sending what waits to be sent."""
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def getRequestHostname(self) -> bytes:
         # Nothing here depends on the Host header, and Klein would log a traceback for one that is not UTF-8.
@@ -96,11 +106,7 @@ class Request(server.Request):
             self._refuse_body()
         elif length != 0:
             size = BODY_BYTES if length is None else length
-            channel.setTimeout(self.site_limits.connect_seconds + size // BODY_RATE)
-
-    @property
-    def site_limits(self) -> Any:
-        return self.channel.site.limits
+            channel.setTimeout(channel.site.limits.connect_seconds + size // BODY_RATE)
 
     def handleContentChunk(self, data: bytes) -> None:
         if self._refused:
@@ -118,22 +124,14 @@ class Request(server.Request):
         self.identify()
         channel: Any = self.channel
         channel.persistent = False
-        channel.setTimeout(self.site_limits.connect_seconds)
+        channel.setTimeout(channel.site.limits.connect_seconds)
         self.requestHeaders.removeHeader(b"Expect")
         self.method, self.uri, self.clientproto = b"POST", b"", b"HTTP/1.1"
-        body = orjson.dumps(
-            {
-                "type": "/docs/problems/message_too_large",
-                "title": "The message is too large",
-                "status": 413,
-                "detail": f"the body of a request has at most {BODY_BYTES} bytes",
-                "code": "message_too_large",
-                "request_id": self.request_id,
-            }
-        )
+        refusal = MessageTooLarge(f"the body of a request has at most {BODY_BYTES} bytes")
+        body = orjson.dumps(problem(refusal, self.request_id))
         self.setResponseCode(413)
         for name, value in (
-            (b"Content-Type", b"application/problem+json"),
+            (b"Content-Type", PROBLEM_JSON),
             (b"Content-Length", b"%d" % len(body)),
             (b"Connection", b"close"),
             (b"Access-Control-Allow-Origin", b"*"),

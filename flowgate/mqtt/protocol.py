@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -83,7 +83,7 @@ class MqttProtocol(Protocol):
     """One MQTT connection."""
 
     factory: MqttFactory
-    transport: ITCPTransport
+    transport: Any  # TCP, Unix or TLS
 
     def __init__(self, factory: MqttFactory) -> None:
         self.factory = factory
@@ -318,7 +318,7 @@ class MqttProtocol(Protocol):
             self._close()
 
     def _break(self, failure: Failure) -> None:
-        failure.trap(Refused)
+        failure.trap(Refused)  # type: ignore[no-untyped-call]
         if self._state is not State.CLOSED:
             code = cast(Refused, failure.value).code
             _log.info("MQTT client {client} closed: {code}", client=self._client, code=code)
@@ -472,7 +472,7 @@ class MqttFactory(Factory):
         # A PUBLISH with the longest full name, its packet identifier, and a CONNECT with a token and a will.
         self.largest_packet = gateway.limits.message_bytes + MAX_NAME_BYTES + 16 * 1024
 
-    def buildProtocol(self, addr: IAddress | None) -> MqttProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> MqttProtocol:  # type: ignore[override]
         return MqttProtocol(self)
 
     def authenticate(self, packet: Connect) -> Principal:

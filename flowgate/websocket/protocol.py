@@ -113,9 +113,12 @@ class WebSocketConnection(WebSocketServerProtocol):
     factory: WebSocketFactory
     transport: Any  # TCP, Unix or TLS, as twisted.web had it
     log = _Silent()
+    # Autobahn would copy its options itself, and format them for its log: two thirds of what a connection costs.
+    CONFIG_ATTRS: list[str] = []
 
     def __init__(self, factory: WebSocketFactory) -> None:
         super().__init__()
+        vars(self).update(factory.options)
         self.factory = factory
         self._gateway = factory.gateway
         self._state = _State.HANDSHAKE
@@ -223,7 +226,6 @@ class WebSocketConnection(WebSocketServerProtocol):
         was_open, self._state = self._state is _State.OPEN, state
         self._gateway.connections.remove(self)
         if was_open:
-            self._publish_collected()
             self._gateway.leave(self)
             for name in list(self._subscriptions):
                 self._end_subscription(name)
@@ -267,7 +269,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         phrase = RESPONSES.get(code, b"Refused").decode("ascii")
         body = orjson.dumps(
             {
-                "type": "about:blank",
+                "type": f"/docs/problems/{slug}",
                 "title": phrase if refusal is None else refusal.title,
                 "status": code,
                 "detail": reason,
@@ -287,6 +289,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         if code == 401:
             challenge = "" if isinstance(refusal, MissingToken) else ' error="invalid_token"'  # RFC 6750 section 3
             headers.append(("WWW-Authenticate", "Bearer" + challenge))
+        if code == 405:
+            headers.append(("Allow", "GET"))
         if code == 426:
             headers.append(("Upgrade", "websocket"))  # RFC 9110 section 15.5.22
         if refusal is not None and refusal.retry_after is not None:
@@ -661,12 +665,15 @@ class WebSocketFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
             autoPingInterval=0,
         )
+        self.options = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
 
     def buildProtocol(self, addr: object) -> WebSocketConnection:  # type: ignore[override]
         return WebSocketConnection(self)
 
     def verify(self, token: str) -> Principal:
         """:raises Refused: if the token is wrong, expired or revoked."""
+        if not token.isascii():
+            raise InvalidToken()
         return self._tokens.verify(token)
 
     def authenticate(self, request: ConnectionRequest) -> Principal:
@@ -674,10 +681,17 @@ class WebSocketFactory(WebSocketServerFactory):
 
         :raises Refused: if the token is missing, wrong, expired or revoked.
         """
-        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        given = [credentials.strip()] if scheme.lower() == "bearer" else request.params.get("token", [])
-        if len(given) != 1:
+        given = list(request.params.get("token", ()))
+        authorization = request.headers.get("authorization")
+        if authorization is not None:
+            scheme, _, credentials = authorization.partition(" ")
+            if scheme.lower() != "bearer":
+                raise MissingToken("the Authorization header has the form: Bearer <token>")
+            given.append(credentials.strip())
+        if not given:
             raise MissingToken("give a token as ?token= or as Authorization: Bearer")
+        if len(given) > 1:
+            raise InvalidParameter("give one token, in the query or in the Authorization header")
         return self.verify(given[0])
 
     def flush_soon(self) -> None:

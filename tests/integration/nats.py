@@ -15,7 +15,6 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 _CONFIG = """
 listen: "127.0.0.1:{port}"
-jetstream: {{ store_dir: "{store}" }}
 {extra}
 """
 
@@ -32,9 +31,12 @@ def find_server() -> str:
 class NatsServer:
     """One server process; :meth:`kill` and :meth:`start` keep port and store."""
 
-    def __init__(self, directory: Path, extra: str = "") -> None:
+    def __init__(self, directory: Path, extra: str = "", jetstream: bool = True) -> None:
         self._directory = directory
         self._extra = extra
+        self.store = directory / "store"
+        if jetstream:
+            self._extra += f'\njetstream: {{ store_dir: "{self.store}" }}'
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -42,15 +44,17 @@ class NatsServer:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start, and wait until the port is known."""
         ports = self._directory / "ports"
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir()
         config = self._directory / "nats.conf"
-        config.write_text(
-            _CONFIG.format(port=self.port or -1, store=self._directory / "store", extra=self._extra)
-        )
+        config.write_text(_CONFIG.format(port=self.port or -1, extra=self._extra))
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [find_server(), "-c", str(config), "--ports_file_dir", str(ports)], stdout=log, stderr=log
@@ -79,14 +83,14 @@ class NatsServer:
             self._process = None
 
 
-def nats_server(test: TestCase, extra: str = "") -> NatsServer:
+def nats_server(test: TestCase, extra: str = "", *, jetstream: bool = True) -> NatsServer:
     """Start a server that ends with ``test``.
 
     :param extra: further lines of its configuration file.
     """
     directory = Path(tempfile.mkdtemp(prefix="flowgate-nats-"))
     test.addCleanup(shutil.rmtree, directory, ignore_errors=True)
-    server = NatsServer(directory, extra)
+    server = NatsServer(directory, extra, jetstream)
     test.addCleanup(server.kill)
     server.start()
     return server

@@ -1,0 +1,173 @@
+"""Grants: what a token permits, and the principal that holds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import attrs
+
+from flowgate.errors import InsufficientScope, InvalidParameter, InvalidToken, Refused
+from flowgate.topics import Namespace, Topic, check_filter, covers, resolve
+
+_QUEUES = re.compile(r"(?:[A-Za-z0-9_-]{1,80}(?:\.fifo)?|[A-Za-z0-9_.-]{0,80}\*)\Z")
+_SHOWN = 80
+"""How much of a client's own text is repeated in an error."""
+
+
+@attrs.frozen(slots=True)
+class Grant:
+    """Leave to use every topic of ``namespace`` that ``filter`` takes in."""
+
+    namespace: Namespace
+    filter: str
+
+    def __str__(self) -> str:
+        return self.namespace.prefix + self.filter
+
+    @classmethod
+    def parse(cls, text: object) -> Grant:
+        """Read a full filter, as tokens and stored keys have it.
+
+        :raises InvalidToken: if it is none.
+        """
+        if not isinstance(text, str):
+            raise InvalidToken
+        parts = text.split("_", 2)
+        if len(parts) != 3:
+            raise InvalidToken
+        try:
+            namespace = Namespace.checked(parts[0], parts[1])
+            check_filter(parts[2])
+        except Refused:
+            raise InvalidToken from None
+        return cls(namespace, parts[2])
+
+    def covers(self, namespace: Namespace, filter_: str) -> bool:
+        return self.namespace == namespace and covers(self.filter, filter_)
+
+
+def _queue_covers(granted: str, name: str) -> bool:
+    return name.startswith(granted[:-1]) if granted.endswith("*") else granted == name
+
+
+@attrs.frozen(slots=True)
+class Grants:
+    """What may be done.
+
+    :ivar publish: topics that may be published to.
+    :ivar subscribe: topics that may be subscribed to.
+    :ivar queues: queues of the home namespace that may be used: names, or beginnings of names that end in ``*``.
+    """
+
+    publish: tuple[Grant, ...]
+    subscribe: tuple[Grant, ...]
+    queues: tuple[str, ...]
+    namespaces: frozenset[Namespace] = attrs.field(init=False, eq=False)
+    """The namespaces in which any grant is held: their full names are understood."""
+
+    @namespaces.default
+    def _find_namespaces(self) -> frozenset[Namespace]:
+        return frozenset(grant.namespace for grant in self.publish + self.subscribe)
+
+    @classmethod
+    def everything(cls, home: Namespace) -> Grants:
+        """All that can be done inside one namespace."""
+        whole = (Grant(home, "#"),)
+        return cls(whole, whole, ("*",))
+
+    def may_publish(self, topic: Topic) -> bool:
+        return any(grant.covers(topic.namespace, topic.name) for grant in self.publish)
+
+    def may_subscribe(self, namespace: Namespace, filter_: str) -> bool:
+        """Whether every topic that ``filter_`` can name is granted by one grant."""
+        return any(grant.covers(namespace, filter_) for grant in self.subscribe)
+
+    def may_use_queue(self, name: str) -> bool:
+        return any(_queue_covers(granted, name) for granted in self.queues)
+
+    def to_claim(self) -> dict[str, list[str]]:
+        """The grants as the ``fg`` claim of a token, with full names."""
+        return {
+            "pub": [str(grant) for grant in self.publish],
+            "sub": [str(grant) for grant in self.subscribe],
+            "queues": list(self.queues),
+        }
+
+    @classmethod
+    def from_claim(cls, claim: object) -> Grants:
+        """Read what :meth:`to_claim` wrote.
+
+        :raises InvalidToken: if anything in it is not as expected.
+        """
+        if not isinstance(claim, Mapping) or set(claim) != {"pub", "sub", "queues"}:
+            raise InvalidToken
+        if not all(isinstance(value, list) for value in claim.values()):
+            raise InvalidToken
+        if not all(isinstance(name, str) and _QUEUES.match(name) for name in claim["queues"]):
+            raise InvalidToken
+        return cls(
+            tuple(Grant.parse(text) for text in claim["pub"]),
+            tuple(Grant.parse(text) for text in claim["sub"]),
+            tuple(cast("list[str]", claim["queues"])),
+        )
+
+    def narrowed(
+        self,
+        home: Namespace,
+        publish: Iterable[str] | None = None,
+        subscribe: Iterable[str] | None = None,
+        queues: Iterable[str] | None = None,
+    ) -> Grants:
+        """The same or less: each list that is given replaces the grants of its kind; short names belong to ``home``.
+
+        :raises InvalidTopic: if a filter is malformed.
+        :raises InvalidParameter: if a queue's name is malformed.
+        :raises InsufficientScope: if something is asked for that is not granted here.
+        """
+
+        def within(granted: tuple[Grant, ...], wanted: Iterable[str] | None) -> tuple[Grant, ...]:
+            if wanted is None:
+                return granted
+            found = []
+            for name in wanted:
+                resolved = resolve(name, home, self.namespaces)
+                check_filter(resolved.rest)
+                if not any(grant.covers(resolved.namespace, resolved.rest) for grant in granted):
+                    raise InsufficientScope(f"the key does not grant {name[:_SHOWN]!r}")
+                found.append(Grant(resolved.namespace, resolved.rest))
+            return tuple(found)
+
+        chosen = self.queues
+        if queues is not None:
+            chosen = tuple(queues)
+            for name in chosen:
+                if not _QUEUES.match(name):
+                    raise InvalidParameter(
+                        "a queue is 1 to 80 of A-Z, a-z, 0-9, '_' and '-', or the beginning of names and a '*'"
+                    )
+                if not any(_queue_covers(granted, name) for granted in self.queues):
+                    raise InsufficientScope(f"the key does not grant the queue {name!r}")
+        return Grants(within(self.publish, publish), within(self.subscribe, subscribe), chosen)
+
+
+@attrs.frozen(slots=True)
+class Principal:
+    """Who is at the other end of a connection, and what they may do.
+
+    :ivar home: the namespace that short names belong to.
+    :ivar key_id: the API key that the token was made with.
+    :ivar token_id: the token's own id (``jti``).
+    :ivar issued_at: seconds since 1970 UTC.
+    :ivar expires_at: seconds since 1970 UTC.
+    """
+
+    user: str
+    app: str
+    home: Namespace
+    key_id: str
+    grants: Grants
+    expires_at: float
+    token_id: str
+    issued_at: float

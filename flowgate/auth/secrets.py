@@ -1,0 +1,51 @@
+"""The two secrets of an installation: the master secret, and the token of its administrator."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from flowgate.errors import StartError
+
+_SECRET = re.compile(r"[A-Za-z0-9_-]{32,512}\Z")
+
+
+def _secret(path: Path, given: str | None, name: str) -> str:
+    if given is not None:
+        if not _SECRET.match(given):
+            raise StartError(f"the {name} must be 32 to 512 of A-Z, a-z, 0-9, '_' and '-'")
+        return given
+    try:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            text = path.read_text("ascii", "replace").strip()
+            if path.stat().st_mode & 0o077:
+                raise StartError(f"{path} holds a secret, but others can read it: its mode has to be 0600") from None
+        else:
+            text = secrets.token_urlsafe(32)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise StartError(f"{path} cannot be used: {error.strerror}") from None
+    if not _SECRET.match(text):
+        raise StartError(f"{path} does not hold a {name} (32 to 512 of A-Z, a-z, 0-9, '_' and '-')")
+    return text
+
+
+def master_secret(data: Path, given: str | None = None) -> bytes:
+    """The secret from which API keys' secrets and the signing key are derived.
+
+    :param given: the secret, if the operator set one; else it is read from the data directory, and made there once.
+    :raises StartError: if it cannot be read or written, others can read its file, or it is too weak.
+    """
+    return _secret(data / "master.secret", given, "master secret").encode()
+
+
+def admin_token(data: Path, given: str | None = None) -> str:
+    """The token of the administration interface; found as :func:`master_secret` is."""
+    return _secret(data / "admin.token", given, "admin token")

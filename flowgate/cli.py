@@ -1,0 +1,381 @@
+"""The ``flowgate`` command: talks over HTTP to a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+
+DEFAULT_DATA = "flowgate-data"
+_TIMEOUT = 30
+_LONGEST_LINE = 4 * 1024 * 1024
+
+
+class Failed(Exception):
+    """The command cannot do what it was told; the text is one sentence."""
+
+
+@attrs.frozen(slots=True)
+class Place:
+    """Where the gateway is.
+
+    :ivar url: without a slash at the end.
+    :ivar admin_token: for what only administrators may do; empty if there is none at hand.
+    """
+
+    url: str
+    admin_token: str = attrs.field(repr=False)
+
+    @classmethod
+    def find(cls, options: argparse.Namespace) -> Place:
+        """Find a gateway by the options, the environment, or what it wrote into its data directory.
+
+        :raises Failed: if nothing tells.
+        """
+        data = Path(options.data or os.environ.get("FLOWGATE_DATA") or DEFAULT_DATA)
+        url = options.url or os.environ.get("FLOWGATE_URL") or ""
+        if not url:
+            try:
+                url = json.loads((data / "gateway.json").read_text())["url"]
+            except (OSError, ValueError, KeyError, TypeError):
+                raise Failed(
+                    f"no gateway runs with the data directory {data}: start it with twistd -n flowgate,"
+                    " or give --data or --url"
+                ) from None
+        token = options.admin_token or os.environ.get("FLOWGATE_ADMIN_TOKEN") or ""
+        if not token:
+            try:
+                token = (data / "admin.token").read_text().strip()
+            except OSError:
+                token = ""
+        return cls(url.rstrip("/"), token)
+
+
+class Api:
+    """Requests to one gateway.
+
+    :param treq: the treq module, or what stands for it in tests.
+    """
+
+    def __init__(self, place: Place, treq: Any) -> None:
+        self._place = place
+        self._treq = treq
+
+    async def request(self, method: str, path: str, body: object = None, token: str | None = None) -> IResponse:
+        """Make a request.
+
+        :raises Failed: if no gateway answers, or it refuses.
+        """
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        arguments: dict[str, Any] = {"headers": headers}
+        if body is not None:
+            arguments["data"] = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        try:
+            response: IResponse = await self._treq.request(
+                method, self._place.url + path, timeout=_TIMEOUT, unbuffered=True, **arguments
+            )
+        except (ConnectError, ConnectionClosed) as error:
+            raise Failed(f"no gateway answers at {self._place.url}: is twistd flowgate running? ({error})") from None
+        if response.code >= 400:
+            text = await self._treq.content(response)
+            raise Failed(_reason(response.code, text))
+        return response
+
+    async def json(self, method: str, path: str, body: object = None, token: str | None = None) -> Any:
+        response = await self.request(method, path, body, token)
+        text = await self._treq.content(response)
+        return json.loads(text) if text else None
+
+    async def admin(self, method: str, path: str, body: object = None) -> Any:
+        """Make a request of the administrator."""
+        if not self._place.admin_token:
+            raise Failed("the admin token is not at hand: give --data of the gateway, or --admin-token")
+        return await self.json(method, "/api/v1/admin" + path, body, self._place.admin_token)
+
+    async def token(self, key: str, ttl: int | None = None) -> str:
+        """Exchange an API key for a token."""
+        body: dict[str, object] = {"api_key": key}
+        if ttl is not None:
+            body["ttl"] = ttl
+        answer = await self.json("POST", "/token/", body)
+        token: str = answer["token"]
+        return token
+
+
+def _reason(status: int, text: bytes) -> str:
+    try:
+        problem = json.loads(text)
+        return str(problem.get("detail") or problem.get("error_description") or problem.get("title") or status)
+    except (ValueError, AttributeError):
+        return f"the gateway answered with status {status}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _key(options: argparse.Namespace) -> str:
+    key = options.key or os.environ.get("FLOWGATE_KEY")
+    if not key:
+        raise Failed("an API key is needed: give --key, or set FLOWGATE_KEY")
+    return str(key)
+
+
+def _input(text: str | None) -> str:
+    """The text of an argument, or of the standard input for ``-``."""
+    if text is not None and text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise Failed("the message is not UTF-8") from None
+
+
+# -- the commands
+
+Command = Callable[[Api, argparse.Namespace], Coroutine[Deferred[Any], Any, None]]
+
+
+async def key_create(api: Api, options: argparse.Namespace) -> None:
+    body: dict[str, object] = {"user": options.user, "app": options.app}
+    for name, value in (("name", options.name), ("publish", options.publish), ("subscribe", options.subscribe)):
+        if value:
+            body[name] = value
+    if options.queue:
+        body["queues"] = options.queue
+    if options.expires is not None:
+        body["expires_days"] = options.expires
+    answer = await api.admin("POST", "/keys", body)
+    _say(json.dumps(answer) if options.json else answer["key"])
+
+
+async def key_list(api: Api, options: argparse.Namespace) -> None:
+    keys = (await api.admin("GET", "/keys"))["keys"]
+    if options.json:
+        _say(json.dumps(keys))
+        return
+    for key in keys:
+        state = "revoked" if key["disabled"] else "active"
+        _say(f"{key['id']}  {key['user']}/{key['app']}  {state}  {key['name']}".rstrip())
+
+
+async def key_revoke(api: Api, options: argparse.Namespace) -> None:
+    await api.admin("DELETE", f"/keys/{quote(options.id, safe='')}")
+
+
+async def user_create(api: Api, options: argparse.Namespace) -> None:
+    await api.admin("POST", "/users", {"user": options.user})
+
+
+async def user_list(api: Api, options: argparse.Namespace) -> None:
+    users = (await api.admin("GET", "/users"))["users"]
+    if options.json:
+        _say(json.dumps(users))
+        return
+    for user in users:
+        _say(f"{user['user']}  {'suspended' if user['suspended'] else 'active'}")
+
+
+async def user_suspend(api: Api, options: argparse.Namespace) -> None:
+    await api.admin("POST", f"/users/{quote(options.user, safe='')}/suspend", {"suspended": not options.resume})
+
+
+async def token(api: Api, options: argparse.Namespace) -> None:
+    _say(await api.token(options.api_key, options.ttl))
+
+
+async def publish(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    body = {"topic": options.topic, "message": _input(options.message)}
+    answer = await api.json("POST", "/api/v1/publish", body, bearer)
+    _say(json.dumps(answer) if options.json else answer["id"])
+
+
+class _Events(Protocol):
+    """Prints the data of each event of a stream as one line."""
+
+    def __init__(self, ended: Deferred[None], show: Callable[[dict[str, Any]], None]) -> None:
+        self._ended = ended
+        self._show = show
+        self._rest = b""
+        self._kind = ""
+
+    def dataReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            raise ValueError("the gateway sent a line without an end")
+        for line in lines:
+            name, _, value = line.partition(b": ")
+            if name == b"event":
+                self._kind = value.decode()
+            elif name == b"data" and self._kind == "message":
+                self._show(json.loads(value))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone, PotentialDataLoss):  # type: ignore[no-untyped-call]
+            self._ended.callback(None)
+        else:
+            self._ended.errback(Failed(f"the stream broke off: {reason.getErrorMessage()}"))
+
+
+async def subscribe(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options), 86400)
+    response = await api.request("GET", f"/api/v1/subscribe?topic={quote(options.filter, safe='')}", token=bearer)
+
+    def show(event: dict[str, Any]) -> None:
+        data = event["data"]
+        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+        _say(json.dumps(event, ensure_ascii=False) if options.json else f"{event['topic']}\t{text}")
+
+    ended: Deferred[None] = Deferred()
+    response.deliverBody(_Events(ended, show))  # type: ignore[no-untyped-call]
+    await ended
+
+
+def _queue(options: argparse.Namespace) -> str:
+    return f"/api/v1/queues/{quote(options.queue_name, safe='')}"
+
+
+async def queue_send(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    answer = await api.json("POST", f"{_queue(options)}/messages", {"body": _input(options.body)}, bearer)
+    _say(json.dumps(answer) if options.json else answer["id"])
+
+
+async def queue_receive(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    body = {"max": options.max, "wait": options.wait}
+    if options.visibility is not None:
+        body["visibility"] = options.visibility
+    messages = (await api.json("POST", f"{_queue(options)}/messages/receive", body, bearer))["messages"]
+    if options.json:
+        _say(json.dumps(messages))
+    for message in messages:
+        if not options.json:
+            _say(f"{message['receipt']}\t{message['body']}" if not options.delete else message["body"])
+        if options.delete:
+            await api.json("DELETE", f"{_queue(options)}/messages/{quote(message['receipt'], safe='')}", token=bearer)
+
+
+async def queue_stats(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    stats = (await api.json("GET", _queue(options), token=bearer))["stats"]
+    _say(json.dumps(stats) if options.json else "\n".join(f"{name}: {value}" for name, value in stats.items()))
+
+
+# -- the command line
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Failed(f"{message} ({self.prog} --help tells more)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    # The options that every command takes may stand anywhere on the line.  Below a command they have no default of
+    # their own, so that one given before the command stays.
+    def everywhere(default: object) -> argparse.ArgumentParser:
+        shared = argparse.ArgumentParser(add_help=False)
+        group = shared.add_argument_group("the gateway")
+        group.add_argument("--data", default=default, help="data directory of the gateway [./flowgate-data]")
+        group.add_argument("--url", default=default, help="URL of the gateway (FLOWGATE_URL)")
+        group.add_argument("--admin-token", default=default, help="the administrator's token (FLOWGATE_ADMIN_TOKEN)")
+        group.add_argument("--key", default=default, help="API key to publish, subscribe or use queues (FLOWGATE_KEY)")
+        group.add_argument("--json", action="store_true", default=default or False, help="print JSON")
+        return shared
+
+    parser = _Parser(prog="flowgate", description="Talks to a running Flow-Gate.", parents=[everywhere(None)])
+    below = everywhere(argparse.SUPPRESS)
+
+    def commands(parent: argparse.ArgumentParser) -> Any:
+        return parent.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    top = commands(parser)
+
+    def command(where: Any, name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = where.add_parser(name, help=text, description=text, parents=[below])
+        added.set_defaults(run=run)
+        return added
+
+    keys = commands(top.add_parser("key", help="API keys", parents=[below]))
+    create = command(keys, "create", key_create, "Make an API key, print it, and make USER if new.")
+    create.add_argument("user", metavar="USER")
+    create.add_argument("app", metavar="APP")
+    create.add_argument("--name", help="a text to know it by")
+    create.add_argument("--publish", action="append", metavar="FILTER", help="grant publishing; can be repeated")
+    create.add_argument("--subscribe", action="append", metavar="FILTER", help="grant subscribing; can be repeated")
+    create.add_argument("--queue", action="append", metavar="NAME", help="grant a queue; can be repeated")
+    create.add_argument("--expires", type=int, metavar="DAYS", help="days after which it is not accepted any more")
+    command(keys, "list", key_list, "List the API keys.")
+    command(keys, "revoke", key_revoke, "Revoke an API key.").add_argument("id", metavar="ID")
+
+    users = commands(top.add_parser("user", help="users", parents=[below]))
+    command(users, "create", user_create, "Make a user.").add_argument("user", metavar="USER")
+    command(users, "list", user_list, "List the users.")
+    suspend = command(users, "suspend", user_suspend, "Suspend a user.")
+    suspend.add_argument("user", metavar="USER")
+    suspend.add_argument("--resume", action="store_true", help="end the suspension")
+
+    exchange = command(top, "token", token, "Exchange an API key for a token, and print it.")
+    exchange.add_argument("api_key", metavar="KEY")
+    exchange.add_argument("--ttl", type=int, metavar="SECONDS", help="seconds of life [900]")
+
+    send = command(top, "publish", publish, "Publish one message.")
+    send.add_argument("topic", metavar="TOPIC")
+    send.add_argument("message", metavar="MESSAGE", nargs="?", help="the message; - or nothing: the standard input")
+    command(top, "subscribe", subscribe, "Print messages as they come.").add_argument("filter", metavar="FILTER")
+
+    queues = commands(top.add_parser("queue", help="queues", parents=[below]))
+    put = command(queues, "send", queue_send, "Send one message to a queue.")
+    put.add_argument("queue_name", metavar="NAME")
+    put.add_argument("body", metavar="BODY", nargs="?", help="the message; - or nothing: the standard input")
+    take = command(queues, "receive", queue_receive, "Receive messages from a queue; print receipt and body.")
+    take.add_argument("queue_name", metavar="NAME")
+    take.add_argument("--max", type=int, default=1, metavar="N", help="at most so many messages [1]")
+    take.add_argument("--wait", type=int, default=0, metavar="SECONDS", help="wait so long for a message [0]")
+    take.add_argument("--visibility", type=int, metavar="SECONDS", help="time to delete it in [the queue's]")
+    take.add_argument("--delete", action="store_true", help="delete what was received")
+    command(queues, "stats", queue_stats, "Show what a queue holds.").add_argument("queue_name", metavar="NAME")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; ends the process with status 0, or 1 and one sentence on the standard error."""
+    try:
+        options = _parser().parse_args(arguments)
+        place = Place.find(options)
+    except Failed as failed:
+        sys.exit(f"flowgate: {failed}")
+
+    import treq  # brings a reactor with it
+    from twisted.internet import reactor, task
+
+    status = 0
+
+    async def run(_: object) -> None:
+        nonlocal status
+        try:
+            await options.run(Api(place, treq), options)
+        except Failed as failed:
+            print(f"flowgate: {failed}", file=sys.stderr)
+            status = 1
+
+    try:
+        task.react(run, (), reactor)
+    except SystemExit as ended:
+        sys.exit(status or ended.code)

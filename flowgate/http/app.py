@@ -1,0 +1,168 @@
+"""Paths to handlers: Klein, and around it what holds for every request."""
+
+# mypy: disallow-untyped-calls=False
+# (much of twisted.web has no annotations)
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import attrs
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+from werkzeug.routing import BaseConverter
+
+from flowgate.errors import BusUnavailable, Internal, InvalidParameter, MethodNotAllowed, NotFound, Refused
+from flowgate.http.answers import Answer, Handler, Route, prepare, problem_answer, send
+from flowgate.http.request import Request
+
+_log = Logger()
+
+_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE")
+_ALLOW = b", ".join((*_METHODS, b"OPTIONS"))
+
+_PREFLIGHT = Answer(
+    204,
+    content_type=None,
+    headers=(
+        (b"Allow", _ALLOW),
+        (b"Access-Control-Allow-Methods", _ALLOW),
+        (
+            b"Access-Control-Allow-Headers",
+            b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+        ),
+        (b"Access-Control-Max-Age", b"86400"),
+    ),
+)
+
+# Bearer tokens need no credentials mode, so every origin may ask: nothing is sent along by the browser itself.
+_ALWAYS = (
+    (b"Server", [b"flowgate"]),
+    (b"Cache-Control", [b"no-store"]),
+    (b"Access-Control-Allow-Origin", [b"*"]),
+)
+_EXPOSED = [b"RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, Flow-Last-Event-ID, X-Request-Id"]
+
+
+class _TopicConverter(BaseConverter):
+    """A topic in a path: any text, slashes included, also at its ends."""
+
+    regex = ".+?"
+    part_isolating = False
+
+
+async def respond(request: Request, handler: Handler, parts: dict[str, Any]) -> None:
+    """Call a handler and send its answer, or the problem that it met."""
+    try:
+        answer = await handler(request, **parts)
+    except CancelledError:
+        # The client has gone; or somebody below was cancelled because this node stops.
+        answer = problem_answer(BusUnavailable(), request.request_id)
+    except Refused as refusal:
+        if refusal.status == 500:
+            _log.failure("request {request_id}: refused by a fault of ours", request_id=request.request_id)
+        answer = problem_answer(refusal, request.request_id)
+    except Exception:
+        if not request.gone:
+            _log.failure("request {request_id} failed", request_id=request.request_id)
+        answer = problem_answer(Internal(), request.request_id)
+    if answer is not None:
+        send(request, answer)
+
+
+def _endpoint(handler: Handler) -> Callable[..., Deferred[None]]:
+    def endpoint(request: IRequest, **parts: Any) -> Deferred[None]:
+        assert isinstance(request, Request)
+        return Deferred.fromCoroutine(respond(request, handler, parts))
+
+    return endpoint
+
+
+def _not_routed(request: IRequest, failure: Failure) -> bytes:
+    assert isinstance(request, Request)
+    error = failure.value
+    if isinstance(error, WrongMethod):
+        return prepare(request, _wrong_method(request, ", ".join(sorted(error.valid_methods or ()))))
+    return prepare(request, problem_answer(NotFound(), request.request_id))
+
+
+def _wrong_method(request: Request, allowed: str) -> Answer:
+    answer = problem_answer(MethodNotAllowed(f"allowed here: {allowed}"), request.request_id)
+    return attrs.evolve(answer, headers=((b"Allow", allowed.encode()),))
+
+
+def make_klein(routes: Iterable[Route]) -> Klein:
+    """The routes as a Klein application."""
+    app = Klein()
+    app.url_map.converters["topic"] = _TopicConverter
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # an empty level of a topic is a level
+    for route in routes:
+        name = f"{route.method} {route.path}"
+        app.route(route.path, methods=[route.method], endpoint=name)(_endpoint(route.handler))
+    app.handle_errors(HTTPException)(_not_routed)
+    return app
+
+
+class Root(Resource):
+    """Everything that is served.
+
+    Klein is right for what is called now and then; its routing costs more than a publish itself, so fixed paths are
+    looked up here first.
+    """
+
+    isLeaf = True
+
+    def __init__(self, routes: list[Route], websocket: IResource, draining: Callable[[], bool]) -> None:
+        super().__init__()
+        self._fixed = {
+            (route.method.encode(), route.path.encode()): route.handler for route in routes if "<" not in route.path
+        }
+        self._klein = make_klein(routes).resource()
+        self._websocket = websocket
+        self._draining = draining
+
+    def render(self, request: Request) -> Any:
+        request.identify()
+        set_header = request.responseHeaders.setRawHeaders
+        for name, value in _ALWAYS:
+            set_header(name, value)
+        set_header(b"X-Request-Id", [request.request_id.encode()])
+        if request.requestHeaders.hasHeader(b"Origin"):
+            set_header(b"Access-Control-Expose-Headers", _EXPOSED)
+        if self._draining():
+            set_header(b"Connection", [b"close"])
+            request.channel.persistent = False
+        method, path = request.method, request.path
+        handler = self._fixed.get((method, path))
+        if handler is not None:
+            answered = Deferred.fromCoroutine(respond(request, handler, {}))
+            if not answered.called:
+                request.notifyFinish().addErrback(lambda _: answered.cancel())
+        elif path == b"/ws":
+            return self._websocket.render(request)
+        elif method == b"OPTIONS":
+            send(request, _PREFLIGHT)
+        elif method not in _METHODS:
+            send(request, _wrong_method(request, _ALLOW.decode()))
+        elif not _is_text(path):
+            send(request, problem_answer(InvalidParameter("the path is not UTF-8"), request.request_id))
+        else:
+            return self._klein.render(request)
+        return NOT_DONE_YET
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""``/healthz``, ``/readyz``, ``/metrics``, and the root that points to everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flowgate import __version__
+from flowgate.errors import BusUnavailable
+from flowgate.gateway import Gateway
+from flowgate.http.answers import Answer, Route, json_answer
+from flowgate.http.request import Request
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def metrics_text(counts: dict[tuple[str, str], int], gauges: dict[str, int]) -> str:
+    """Counters by name and label, and gauges, in Prometheus's text format 0.0.4."""
+    lines: list[str] = []
+    for name, value in sorted(gauges.items()):
+        lines += (f"# TYPE flowgate_{name} gauge", f"flowgate_{name} {value}")
+    last = ""
+    for (name, label), count in sorted(counts.items()):
+        if name != last:
+            lines.append(f"# TYPE flowgate_{name}_total counter")
+            last = name
+        labels = f'{{kind="{label.translate(_ESCAPES)}"}}' if label else ""
+        lines.append(f"flowgate_{name}_total{labels} {count}")
+    return "\n".join(lines) + "\n"
+
+
+class Health:
+    """Tells operators and their machines how this node is."""
+
+    def __init__(self, gateway: Gateway, draining: Callable[[], bool]) -> None:
+        self._gateway = gateway
+        self._draining = draining
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/", self.root),
+            Route("GET", "/healthz", self.alive),
+            Route("GET", "/readyz", self.ready),
+            Route("GET", "/metrics", self.metrics),
+        ]
+
+    async def root(self, request: Request) -> Answer:
+        return json_answer(
+            {
+                "name": "Flow-Gate",
+                "version": __version__,
+                "links": {
+                    "token": "/token/",
+                    "publish": "/api/v1/publish",
+                    "subscribe": "/api/v1/subscribe",
+                    "websocket": "/ws",
+                    "queues": "/api/v1/queues",
+                    "jwks": "/.well-known/jwks.json",
+                    "health": "/healthz",
+                    "ready": "/readyz",
+                    "metrics": "/metrics",
+                },
+            }
+        )
+
+    async def alive(self, request: Request) -> Answer:
+        return json_answer({"status": "alive"})
+
+    async def ready(self, request: Request) -> Answer:
+        if self._draining():
+            raise BusUnavailable("this node is going away")
+        if not self._gateway.available:
+            raise BusUnavailable()
+        return json_answer({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Answer:
+        gauges = {
+            "connections": len(self._gateway.connections),
+            "bus_available": int(self._gateway.available),
+        }
+        text = metrics_text(self._gateway.meter.counts(), gauges)
+        return Answer(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")

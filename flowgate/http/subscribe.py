@@ -1,0 +1,402 @@
+"""``GET /api/v1/subscribe``: stored and live messages as Server-Sent Events.
+
+**Which id an event has.**  The cursor ``<epoch>-<n>`` of an event must be such that whoever comes back with it misses
+nothing on any filter of the stream, and if possible gets nothing twice.  Feeds of different filters run independently,
+so with one feed for each filter the only safe id would be the lowest place that all of them have reached; and a feed of
+a quiet filter stands still.  Therefore all filters of a namespace are served by one feed, on the narrowest filter that
+takes them all in; what it brings in stream order is sorted out here.  Then everything up to an event's own place has
+been seen, and its own place is its id.  Where more feeds are needed (filters in several namespaces, or on topics that
+begin with ``$``), the id is the lower one of its own place and of the lowest place that another feed has reached: it
+may repeat something after a reconnection, it never loses anything.  An event that history does not hold repeats the
+lowest place that all feeds have reached.
+"""
+
+# mypy: disallow-untyped-calls=False
+# (much of twisted.web has no annotations)
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import repeat
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from flowgate.auth.permissions import Principal
+from flowgate.connections import IConnection
+from flowgate.errors import BusUnavailable, InvalidParameter, MissingField, Refused
+from flowgate.gateway import Gateway
+from flowgate.http import sse
+from flowgate.http.answers import Answer, Route
+from flowgate.http.bodies import check_known, read_query
+from flowgate.http.credentials import Credentials
+from flowgate.http.request import Request
+from flowgate.http.views import View, ViewKey, view_key, views
+from flowgate.interfaces import IFeed, IReader, ISubscriber
+from flowgate.message import Cursor, Run
+from flowgate.subscriber import Outbox, Turn
+from flowgate.timers import Wheel
+
+_log = Logger()
+
+HEARTBEAT_SECONDS = 25
+MAX_FILTERS = 100
+CLOSING_SECONDS = 5
+"""How long a slow reader may take to read the rest of a stream that has ended."""
+
+_HEADERS = (
+    (b"Content-Type", b"text/event-stream"),
+    (b"Cache-Control", b"no-store"),
+    (b"X-Accel-Buffering", b"no"),
+)
+
+
+class Flusher:
+    """Flushes the gateway's turn once what happens now has happened: readers are called run by run."""
+
+    def __init__(self, turn: Turn, clock: IReactorTime) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._called = False
+
+    def soon(self) -> None:
+        if not self._called:
+            self._called = True
+            self._clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._called = False
+        self._turn.flush()
+
+
+@implementer(IReader)
+class _Part:
+    """One view of a stream with its feed.
+
+    :ivar place: the sequence up to which everything was written to the client.
+    """
+
+    __slots__ = ("_stream", "feed", "paused", "pending", "place", "view")
+
+    def __init__(self, stream: EventStream, view: View) -> None:
+        self._stream = stream
+        self.view = view
+        self.place = 0
+        self.feed: IFeed | None = None
+        self.pending: Run | None = None
+        self.paused = False
+
+    def read(self, run: Run) -> bool:
+        self.paused = not self._stream.take(self, run)
+        return not self.paused
+
+    def gap(self, oldest: Cursor) -> None:
+        self._stream.gap(oldest)
+
+    def ended(self, reason: Refused) -> None:
+        self._stream.end(reason)
+
+
+@implementer(ISubscriber, IConnection)
+class EventStream:
+    """One client that reads events.
+
+    Its state goes from starting (no feed may write yet) over open to left (it takes part in nothing any more).
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        flusher: Flusher,
+        wheel: Wheel,
+        clock: IReactorTime,
+        request: Request,
+        parts: Mapping[ViewKey, View],
+        lifetime: float,
+    ) -> None:
+        self._gateway = gateway
+        self._flusher = flusher
+        self._wheel = wheel
+        self._clock = clock
+        self._request = request
+        self._expires = clock.seconds() + lifetime
+        self._parts = {key: _Part(self, view) for key, view in parts.items()}
+        self._bound = gateway.limits.subscriber_buffer_bytes
+        self._outbox: Outbox | None = None
+        self._fresh = True
+        self._left = False
+        self._finished = False
+        self._waiting = len(self._parts)
+        self._epoch = ""
+        self._gap: Cursor | None = None
+        self._live_id: str | None = None
+        self._started: Deferred[None] = Deferred()
+        self._over: Deferred[None] = Deferred()
+
+    # -- beginning
+
+    def start(self, after: Cursor | None) -> Deferred[None]:
+        """Begin to read behind ``after``.
+
+        :returns: a Deferred, fired once all that is published from now on will be seen.
+        :raises Refused: through the Deferred.
+        """
+        for part in self._parts.values():
+            followed = self._gateway.follow(self, part, part.view.cover, after)
+            followed.addCallbacks(self._following, self._not_following, callbackArgs=(part,))
+        return self._started
+
+    def _following(self, feed: IFeed, part: _Part) -> None:
+        if self._left:
+            feed.stop()  # the client did not wait
+            return
+        part.feed = feed
+        part.place = feed.cursor.sequence if part.pending is None else part.pending.sequences[0] - 1
+        self._epoch = feed.cursor.epoch
+        self._waiting -= 1
+        if not self._waiting and not self._started.called:
+            self._started.callback(None)
+
+    def _not_following(self, failure: Failure) -> None:
+        if not self._left and not self._started.called:
+            self._started.errback(failure)
+
+    def open(self) -> Deferred[None]:
+        """Send the head and all that came until now.
+
+        :returns: a Deferred, fired once the stream has ended.
+        """
+        request = self._request
+        for name, value in _HEADERS:
+            request.responseHeaders.setRawHeaders(name, [value])
+        request.responseHeaders.setRawHeaders(b"Flow-Last-Event-ID", [self._live().encode()])
+        request.write(sse.HEARTBEAT)  # nothing goes out before the first byte of the body
+        self._outbox = Outbox(request, self._gateway.turn, self._bound)
+        self._outbox.drained = self._drained
+        if self._gap is not None:
+            self._write(sse.gap(str(self._gap)))
+        self._drained()
+        self._outbox.flush()
+        self._await_due()
+        return self._over
+
+    # -- what comes from history
+
+    def take(self, part: _Part, run: Run) -> bool:
+        """Write a run of history, or keep it until the client has read; tell whether more may come."""
+        if self._left:
+            return False
+        if self._outbox is None or not self._give(part, run):
+            # No more is given until we ask for it, so there is never more than one run to keep.
+            part.pending = run
+            return False
+        self._flusher.soon()
+        return self._outbox.held <= self._bound // 2
+
+    def _give(self, part: _Part, run: Run) -> bool:
+        full = part.view.form(run.topic.name)
+        if full is not None:
+            if not self._write(self._encoded(part, run, full)):
+                return False
+            self._gateway.meter.add("messages_out", "sse", run.count)
+        part.place = run.sequences[-1]
+        self._live_id = None
+        return True
+
+    def _encoded(self, part: _Part, run: Run, full: bool) -> bytes:
+        epoch, sequences = self._gateway.epoch, run.sequences
+        reached = min((one.place for one in self._parts.values() if one is not part), default=sequences[-1])
+
+        def encode(run: Run) -> bytes:
+            ids = [f"{epoch}-{min(sequence, reached)}" for sequence in run.sequences]
+            return sse.events(run.topic.shown(full), run.payloads, ids)
+
+        return run.wire(("sse", full) if reached >= sequences[-1] else ("sse", full, reached), encode)
+
+    def gap(self, oldest: Cursor) -> None:
+        if oldest.epoch != self._epoch:
+            self._epoch = oldest.epoch
+            self._live_id = None
+            for part in self._parts.values():
+                part.place = 0
+        if self._outbox is None:
+            self._gap = oldest
+        elif not self._left:
+            self._write(sse.gap(str(oldest)))
+            self._flusher.soon()
+
+    def _drained(self) -> None:
+        for part in self._parts.values():
+            if part.pending is not None:
+                if not self._give(part, part.pending):
+                    return
+                part.pending = None
+            if part.paused and part.feed is not None:
+                part.paused = False
+                part.feed.resume()
+
+    # -- what history does not hold
+
+    def deliver(self, run: Run, full: bool, qos: int) -> None:
+        if self._left or self._outbox is None:
+            return
+        part = self._parts.get(view_key(run.topic))
+        form = None if part is None else part.view.form(run.topic.name)
+        if form is None:
+            return
+        shown, id_ = run.topic.shown(form), self._live()
+        wire = run.wire(("sse", form, id_), lambda run: sse.events(shown, run.payloads, repeat(id_)))
+        if self._write(wire):
+            self._gateway.meter.add("messages_out", "sse", run.count)
+        else:
+            self._cut()
+
+    def _live(self) -> str:
+        if self._live_id is None:
+            self._live_id = f"{self._epoch}-{min(part.place for part in self._parts.values())}"
+        return self._live_id
+
+    # -- sending
+
+    def _write(self, data: bytes) -> bool:
+        assert self._outbox is not None
+        if self._fresh:
+            self._fresh = False
+            data = sse.RETRY + data
+        return self._outbox.write(data)
+
+    def due(self) -> None:
+        """The token has expired, or a sign of life is due; called by the wheel."""
+        if self._left:
+            if not self._finished:
+                self._request.abort()
+            return
+        if self._clock.seconds() >= self._expires:
+            self.end(None)
+            return
+        if self._outbox is not None and not self._outbox.held:
+            self._outbox.write(sse.HEARTBEAT)
+            self._outbox.flush()
+        self._await_due()
+
+    def _await_due(self) -> None:
+        self._wheel.set(self, min(self._expires - self._clock.seconds(), HEARTBEAT_SECONDS))
+
+    # -- ending
+
+    def end(self, reason: Refused | None) -> None:
+        """End the stream; the client comes back by itself and learns the reason then, if it is refused."""
+        if self._left:
+            return
+        self.leave()
+        if self._outbox is None:
+            if not self._started.called:
+                self._started.errback(reason or BusUnavailable("this node is going away; connect again"))
+            return
+        self._outbox.close(self._finish)
+        if not self._finished:
+            self._wheel.set(self, CLOSING_SECONDS)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._wheel.cancel(self)
+        if not self._request.gone:
+            self._request.finish()
+        if not self._over.called:
+            self._over.callback(None)
+
+    def _cut(self) -> None:
+        """A reader that is too slow for live messages is cut off, and reads on from its last id when it is back."""
+        _log.info("request {request_id}: a slow reader of events is cut off", request_id=self._request.request_id)
+        self._gateway.meter.add("clients_cut", "sse slow")
+        self.leave()
+        self._request.abort()
+
+    def leave(self) -> None:
+        """Take part in nothing any more; a second call does nothing."""
+        if self._left:
+            return
+        self._left = True
+        self._wheel.cancel(self)
+        self._gateway.leave(self)
+        self._gateway.connections.remove(self)
+        for part in self._parts.values():
+            part.pending = None
+            if part.feed is not None:
+                part.feed.stop()
+
+    def gone(self) -> None:
+        """The client has gone, or the stream has ended: let go of everything."""
+        self.leave()
+        if not self._finished:
+            self._finished = True
+            self._wheel.cancel(self)
+            if self._outbox is not None:
+                self._outbox.discard()
+
+
+class Subscribing:
+    """Opens streams of events.
+
+    :param clock: for heartbeats, in the reactor's seconds.
+    :param now: seconds since 1970 UTC, as tokens count them.
+    :param draining: whether this node is going away.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        credentials: Credentials,
+        wheel: Wheel,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._gateway = gateway
+        self._credentials = credentials
+        self._wheel = wheel
+        self._clock = clock
+        self._now = now
+        self._draining = draining
+        self._flusher = Flusher(gateway.turn, clock)
+
+    def routes(self) -> list[Route]:
+        return [Route("GET", "/api/v1/subscribe", self.subscribe)]
+
+    async def subscribe(self, request: Request) -> Answer | None:
+        query = read_query(request, repeated="topic")
+        principal = self._credentials.principal(request, query.get("token", [None])[0])
+        names = list(dict.fromkeys(query.get("topic", ())))
+        if not names:
+            raise MissingField("the parameter 'topic' is missing")
+        if len(names) > MAX_FILTERS:
+            raise InvalidParameter(f"at most {MAX_FILTERS} topics can be read in one stream")
+        interests = [self._gateway.interest(principal, name) for name in names]
+        check_known(query, ("topic", "last_event_id", "token"), "parameter")
+        after = self._after(request, query)
+        if self._draining():
+            raise BusUnavailable("this node is going away; connect again")
+        if request.method == b"HEAD":
+            return Answer(200, b"", None, _HEADERS)
+        await self._stream(request, principal, views(interests), after)
+        return None
+
+    def _after(self, request: Request, query: dict[str, list[str]]) -> Cursor | None:
+        header = request.requestHeaders.getRawHeaders(b"Last-Event-ID")
+        text = header[0].decode("utf-8", "replace") if header else query.get("last_event_id", [""])[0]
+        return self._gateway.cursor(text) if text else None
+
+    async def _stream(
+        self, request: Request, principal: Principal, parts: Mapping[ViewKey, View], after: Cursor | None
+    ) -> None:
+        lifetime = principal.expires_at - self._now()
+        stream = EventStream(self._gateway, self._flusher, self._wheel, self._clock, request, parts, lifetime)
+        self._gateway.connections.add(stream, principal)
+        try:
+            await stream.start(after)
+            await stream.open()
+        finally:
+            # However it ended: by the client, by us, or by being cancelled while it began.
+            stream.gone()

@@ -1,0 +1,1 @@
+"""Queue semantics: what a queue promises, on every protocol."""

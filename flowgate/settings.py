@@ -1,0 +1,322 @@
+"""Options: one table, read from the command line, the environment and a TOML file, in this order of precedence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.python import usage
+
+from flowgate.errors import Refused, StartError
+from flowgate.limits import Limits, TopicPolicy
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+ENVIRONMENT = "FLOWGATE_"
+_AGE = re.compile(r"([1-9][0-9]{0,8})([smhd])\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_AGE = 36500 * 86400
+
+
+class Invalid(ValueError):
+    """A value that is not allowed; the text says what is, without naming the place."""
+
+
+def parse_age(value: object) -> int:
+    """Read an age such as ``"30s"``, ``"15m"``, ``"24h"`` or ``"7d"``; return seconds."""
+    found = _AGE.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise Invalid('must be an age such as "30s", "15m", "24h" or "7d"')
+    seconds = int(found[1]) * _UNITS[found[2]]
+    if seconds > _LONGEST_AGE:
+        raise Invalid("must be an age of at most 36500d")  # nanoseconds in 64 bits are what the bus counts in
+    return seconds
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise Invalid("must be a text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise Invalid("must be a list of texts")
+    return tuple(_text(one) for one in value)
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value))
+
+
+def _number_of_text(text: str) -> object:
+    """A number as the environment writes it; a text that is none is left for the option to refuse."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else text
+
+
+def _whole(least: int, most: int | None) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if type(value) is not int or value < least or (most is not None and value > most):
+            raise Invalid(f"must be a whole number from {least}" + ("" if most is None else f" to {most}"))
+        return value
+
+    return parse
+
+
+def _durability(value: object) -> str:
+    if value not in ("os", "fsync"):
+        raise Invalid("must be os or fsync")
+    return str(value)
+
+
+@attrs.frozen(slots=True)
+class Settings:
+    """What one node was told.
+
+    :ivar data: the data directory.
+    :ivar http: endpoints for HTTP and WebSocket.
+    :ivar mqtt: endpoints for MQTT.
+    :ivar nats: NATS servers; none for a nats-server of our own.
+    :ivar durability: when our own nats-server flushes to the disk: ``os`` (each second) or ``fsync`` (always).
+    :ivar replicas: copies of every stream in a NATS cluster.
+    :ivar master_secret: instead of the one in the data directory.
+    :ivar admin_token: instead of the one in the data directory.
+    :ivar issuer: the ``iss`` of tokens.
+    :ivar history_messages: messages that history keeps for each topic.
+    :ivar history_age: seconds that history keeps a message.
+    """
+
+    data: Path = Path("flowgate-data")
+    http: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
+    mqtt: tuple[str, ...] = ("tcp:1883:interface=127.0.0.1",)
+    nats: tuple[str, ...] = ()
+    durability: str = "os"
+    replicas: int = 1
+    master_secret: str | None = attrs.field(default=None, repr=False)
+    admin_token: str | None = attrs.field(default=None, repr=False)
+    issuer: str = "flowgate"
+    history_messages: int = 1000
+    history_age: int = 86400
+    limits: Limits = attrs.field(factory=Limits)
+    policies: tuple[TopicPolicy, ...] = ()
+
+
+@attrs.frozen(slots=True)
+class Option:
+    """One option: its name in the TOML file, and how a value is read.
+
+    The environment's name is ``FLOWGATE_`` and the same in capitals, with ``_`` for the dot.
+    """
+
+    name: str
+    parse: Callable[[object], object]
+    help: str
+    many: bool = False
+    number: bool = False
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT + self.name.replace(".", "_").upper()
+
+    @property
+    def field(self) -> str:
+        """The field of :class:`Settings` that it sets; of :class:`Limits` for those below ``limits``."""
+        return self.name.replace("history.", "history_").removeprefix("limits.")
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("data", _path, "the data directory"),
+    Option("http", _texts, "an endpoint for HTTP and WebSocket", many=True),
+    Option("mqtt", _texts, "an endpoint for MQTT", many=True),
+    Option("nats", _texts, "a NATS server to join, instead of one of our own", many=True),
+    Option("durability", _durability, "when our own nats-server flushes: os (each second) or fsync (always)"),
+    Option("replicas", _whole(1, 5), "copies of every stream in a NATS cluster", number=True),
+    Option("master_secret", _text, "the master secret, instead of the one in the data directory"),
+    Option("admin_token", _text, "the administrator's token, instead of the one in the data directory"),
+    Option("issuer", _text, "the issuer that tokens name"),
+    Option("history.messages", _whole(1, 1_000_000), "messages that history keeps for each topic", number=True),
+    Option("history.age", parse_age, "how long history keeps a message"),
+    *(
+        Option(
+            f"limits.{field.name}",
+            _whole(field.metadata["least"], field.metadata.get("most")),
+            "a bound",
+            number=True,
+        )
+        for field in attrs.fields(Limits)
+    ),
+)
+"""Every option; ``config`` names the file itself and can stand on the command line and in the environment only."""
+
+ON_COMMAND_LINE = ("data", "http", "mqtt", "nats", "durability")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object, str]]:
+    known = {option.variable: option for option in OPTIONS}
+    found: dict[str, tuple[object, str]] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT) or variable in (
+            ENVIRONMENT + "CONFIG",
+            ENVIRONMENT + "KEY",  # of the flowgate command
+            ENVIRONMENT + "URL",
+        ):
+            continue
+        if variable.startswith(ENVIRONMENT + "TEST_"):
+            continue
+        option = known.get(variable)
+        if option is None:
+            raise StartError(f"the environment variable {variable}: {_unknown(variable, list(known))}")
+        value: object = text.split() if option.many else _number_of_text(text) if option.number else text
+        found[option.name] = (value, f"the environment variable {variable}")
+    return found
+
+
+def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], list[object]]:
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise StartError(f"{path} is not TOML: it is nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and a number of too many digits
+        raise StartError(f"{path} is not TOML: {error}") from None
+    known = [option.name for option in OPTIONS]
+    topics = document.pop("topics", [])
+    if not isinstance(topics, list):
+        raise StartError(f"{path}: topics must be tables: [[topics]]")
+    found: dict[str, tuple[object, str]] = {}
+    tables = {name.partition(".")[0] for name in known if "." in name}
+    for key, value in document.items():
+        if (key in tables) is not isinstance(value, dict) and (key in tables or key in known):
+            raise StartError(f"{path}: {key} must {'' if key in tables else 'not '}be a table")
+        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        for name, one in inner.items():
+            if name not in known:
+                raise StartError(f"{path}: {_unknown(name, [*known, 'topics'])}")
+            found[name] = (one, f"{path}: {name}")
+    return found, topics
+
+
+def _policy(entry: object, place: str, settings: Settings) -> TopicPolicy:
+    if not isinstance(entry, dict):
+        raise StartError(f"{place} must be a table")
+    for key in entry:
+        if key not in ("filter", "history"):
+            raise StartError(f"{place}: {_unknown(key, ['filter', 'history'])}")
+    history: object = entry.get("history", True)
+    age = None
+    try:
+        if isinstance(history, dict):
+            for key in history:
+                if key not in ("messages", "age"):
+                    raise Invalid(_unknown(key, ["messages", "age"]))
+            # One stream keeps one number of messages for each topic, and nothing beyond its age.
+            if history.get("messages", settings.history_messages) != settings.history_messages:
+                raise Invalid(f"messages has to be history.messages, {settings.history_messages}, for every topic")
+            if "age" in history:
+                age = parse_age(history["age"])
+                if age > settings.history_age:
+                    raise Invalid("age is longer than history.age, which holds for all topics")
+        elif not isinstance(history, bool):
+            raise Invalid('history must be true, false or { age = "24h" }')
+        filter_ = entry.get("filter")
+        if not isinstance(filter_, str):
+            raise Invalid("filter is missing")
+        return TopicPolicy(filter_, history is not False, age)
+    except (Invalid, Refused) as error:
+        raise StartError(f"{place}: {error}") from None
+
+
+def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+    """Put the settings together.
+
+    :param command_line: the options given there, by name; ``config`` too.
+    :raises StartError: with one sentence that names the place of a value that is not allowed.
+    """
+    given: dict[str, tuple[object, str]] = {}
+    topics: list[object] = []
+    config = command_line.get("config") or environment.get(ENVIRONMENT + "CONFIG")
+    if config:
+        given, topics = _from_file(Path(str(config)))
+    given.update(_from_environment(environment))
+    given.update((name, (value, f"--{name}")) for name, value in command_line.items() if name != "config")
+
+    values: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.name not in given:
+            continue
+        value, place = given[option.name]
+        try:
+            parsed = option.parse(value)
+        except Invalid as error:
+            raise StartError(f"{place} {error}") from None
+        (limits if option.name.startswith("limits.") else values)[option.field] = parsed
+    settings = Settings(**values, limits=Limits(**limits))
+    policies = tuple(_policy(entry, f"{config}: topics[{index}]", settings) for index, entry in enumerate(topics))
+    return attrs.evolve(settings, policies=policies, data=settings.data.absolute())
+
+
+class Options(usage.Options):
+    """The options of ``twistd flowgate``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A multi-protocol messaging gateway. Every option can also stand in the TOML file, and in the environment "
+        "as FLOWGATE_ and its name in capitals."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given: dict[str, Any] = {}
+
+    def _one(self, name: str, value: str) -> None:
+        self.given[name] = value
+
+    def _more(self, name: str, value: str) -> None:
+        self.given.setdefault(name, []).append(value)
+
+    def opt_data(self, value: str) -> None:
+        """The data directory. [default: ./flowgate-data]"""
+        self._one("data", value)
+
+    def opt_http(self, value: str) -> None:
+        """An endpoint for HTTP and WebSocket; can be repeated. [default: tcp:8080:interface=127.0.0.1]"""
+        self._more("http", value)
+
+    def opt_mqtt(self, value: str) -> None:
+        """An endpoint for MQTT; can be repeated. [default: tcp:1883:interface=127.0.0.1]"""
+        self._more("mqtt", value)
+
+    def opt_nats(self, value: str) -> None:
+        """A NATS server to join; can be repeated. [default: a nats-server of our own]"""
+        self._more("nats", value)
+
+    def opt_config(self, value: str) -> None:
+        """A TOML file with options, limits and topic policies."""
+        self._one("config", value)
+
+    def opt_durability(self, value: str) -> None:
+        """When our own nats-server flushes to the disk: os (each second) or fsync (always). [default: os]"""
+        self._one("durability", value)
+
+    def postOptions(self) -> None:
+        try:
+            self.settings = load(self.given, os.environ)
+        except StartError as error:
+            sys.exit(f"flowgate: {error}")  # one sentence, without the list of all options

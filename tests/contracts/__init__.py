@@ -1,0 +1,1 @@
+"""Tests that every implementation of an interface has to pass."""

@@ -1,0 +1,599 @@
+"""What every topic bus promises."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
+from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
+from flowgate.message import Cursor, Run
+from flowgate.topics import Namespace, Topic
+
+if TYPE_CHECKING:
+    _Mixin = TestCase
+else:
+    _Mixin = object  # or the mixin would be collected as a test case wherever it is imported
+
+SHOP = Namespace("alice", "shop")
+OTHER = Namespace("alice", "other")
+_T = TypeVar("_T")
+
+
+class Watched:
+    """Something whose changes a test can wait for."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def changed(self) -> None:
+        for item in list(self._waiting):
+            if item[0]():
+                self._waiting.remove(item)
+                item[1].callback(None)
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        reached: Deferred[None] = Deferred()
+        if condition():
+            reached.callback(None)
+        else:
+            self._waiting.append((condition, reached))
+        return reached
+
+
+@implementer(IBusListener)
+class Listener(Watched):
+    """Remembers what the bus told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[Run] = []
+        self.states: list[bool] = []
+        self.drains = 0
+
+    def arrived(self, runs: list[Run]) -> None:
+        self.runs += runs
+        self.changed()
+
+    def settled(self) -> None:
+        """What was handed out could be sent now; nothing is kept here."""
+
+    def drained(self) -> None:
+        self.drains += 1
+        self.changed()
+
+    def availability(self, available: bool) -> None:
+        self.states.append(available)
+        self.changed()
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for run in self.runs for payload in run.payloads]
+
+    @property
+    def sequences(self) -> list[int]:
+        return [sequence for run in self.runs for sequence in run.sequences]
+
+
+@implementer(IReader)
+class Reader(Watched):
+    """Remembers what a feed gave; takes ``appetite`` runs before it wants a pause."""
+
+    def __init__(self, appetite: int = 10**9) -> None:
+        super().__init__()
+        self.appetite = appetite
+        self.seen: list[Any] = []  # payloads, gaps and reasons in the order in which they came
+        self.runs: list[Run] = []
+
+    def read(self, run: Run) -> bool:
+        assert self.appetite > 0, "a reader that wanted a pause was given more"
+        self.appetite -= 1
+        self.runs.append(run)
+        self.seen += run.payloads
+        self.changed()
+        return self.appetite > 0
+
+    def gap(self, oldest: Cursor) -> None:
+        self.seen.append(oldest)
+        self.changed()
+
+    def ended(self, reason: Refused) -> None:
+        self.seen.append(reason)
+        self.changed()
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [one for one in self.seen if isinstance(one, bytes)]
+
+    @property
+    def gaps(self) -> list[Cursor]:
+        return [one for one in self.seen if isinstance(one, Cursor)]
+
+    @property
+    def sequences(self) -> list[int]:
+        return [sequence for run in self.runs for sequence in run.sequences]
+
+
+def numbered(start: int, stop: int) -> list[bytes]:
+    return [b"%d" % number for number in range(start, stop)]
+
+
+class TopicsContract(_Mixin):
+    """Mix into a test case that says how to make a bus, and how to let time pass."""
+
+    per_topic = 50
+    bus: Any
+    listener: Listener
+
+    # -- to be provided
+
+    async def make_bus(self, listener: Listener) -> Any:
+        """A started bus that keeps ``per_topic`` messages per topic, and ends with the test."""
+        raise NotImplementedError
+
+    async def go_away(self) -> None:
+        """Take the bus out of reach; return when it knows."""
+        raise NotImplementedError
+
+    async def come_back(self) -> None:
+        """Bring the bus within reach again; return when it is available."""
+        raise NotImplementedError
+
+    def done(self, deferred: Awaitable[_T]) -> Awaitable[_T]:
+        """Something to await that lets the bus do its work meanwhile."""
+        return deferred
+
+    # -- helpers
+
+    async def set_up(self) -> None:
+        self.listener = Listener()
+        self.bus = await self.make_bus(self.listener)
+
+    def setUp(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.set_up())
+
+    def topic(self, name: str, namespace: Namespace = SHOP) -> Topic:
+        return Topic(namespace, name)
+
+    async def publish(self, name: str, *payloads: bytes, qos: int = 1, namespace: Namespace = SHOP) -> None:
+        await self.done(self.bus.publish(Run(Topic(namespace, name), payloads, qos=qos)))
+
+    async def follow(self, filter_: str, reader: Reader, after: Cursor | None = None) -> IFeed:
+        feed: IFeed = await self.done(self.bus.follow(SHOP, filter_, reader, after))
+        self.addCleanup(feed.stop)
+        return feed
+
+    def cursor(self, sequence: int) -> Cursor:
+        return Cursor(self.bus.epoch, sequence)
+
+    async def until(self, watched: Watched, condition: Callable[[], bool]) -> None:
+        await self.done(watched.until(condition))
+
+    async def shown(self, filter_: str = "#", after: int = 0, limit: int = 1000) -> list[tuple[str, bytes]]:
+        runs = await self.done(self.bus.history(SHOP, filter_, self.cursor(after), limit))
+        return [(run.topic.name, payload) for run in runs for payload in run.payloads]
+
+    async def fence(self) -> None:
+        """Everything published before has arrived when this returns."""
+        marker = b"fence %d" % len(self.listener.runs)
+        await self.publish("fence", marker)
+        await self.until(self.listener, lambda: marker in self.listener.payloads)
+
+    def before_fences(self) -> list[bytes]:
+        return [one for one in self.listener.payloads if not one.startswith(b"fence")]
+
+    # -- shape
+
+    def test_interface(self) -> None:
+        """The bus offers what the interface asks for."""
+        verifyObject(IBus, self.bus)
+
+    def test_available_after_start(self) -> None:
+        """A started bus is available, says so, and knows its epoch."""
+        self.assertTrue(self.bus.available)
+        self.assertEqual(self.listener.states, [True])
+        self.assertEqual(Cursor.parse(str(self.cursor(7))), self.cursor(7))
+
+    # -- publishing
+
+    async def test_publish_one_tells_its_place(self) -> None:
+        """Each message gets a later place in the stream."""
+        first = await self.done(self.bus.publish_one(self.topic("a"), b"1"))
+        second = await self.done(self.bus.publish_one(self.topic("a"), b"2"))
+        self.assertFalse(first.duplicate)
+        self.assertEqual(second.sequence, first.sequence + 1)
+
+    async def test_duplicate_is_stored_and_delivered_once(self) -> None:
+        """The same message id names the first place, and nothing is delivered again."""
+        await self.done(self.bus.attach(SHOP))
+        first = await self.done(self.bus.publish_one(self.topic("a"), b"once", message_id="k\n€"))
+        again = await self.done(self.bus.publish_one(self.topic("a"), b"once", message_id="k\n€"))
+        await self.fence()
+        self.assertEqual((again.sequence, again.duplicate), (first.sequence, True))
+        self.assertEqual(self.before_fences(), [b"once"])
+
+    async def test_message_ids_of_namespaces_are_apart(self) -> None:
+        """The same message id in another namespace is another message."""
+        await self.done(self.bus.publish_one(self.topic("a"), b"1", message_id="k"))
+        other = await self.done(self.bus.publish_one(self.topic("a", OTHER), b"2", message_id="k"))
+        self.assertFalse(other.duplicate)
+
+    async def test_published_run_arrives(self) -> None:
+        """What was stored arrives on the publisher's own node, with its place and time."""
+        await self.done(self.bus.attach(SHOP))
+        await self.publish("a/b", b"1", b"2", b"3")
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 3)
+        run = self.listener.runs[0]
+        self.assertEqual(self.listener.payloads, [b"1", b"2", b"3"])
+        self.assertEqual((run.topic, run.qos, run.recorded), (self.topic("a/b"), 1, True))
+        self.assertEqual(len(run.sequences), run.count)
+        self.assertEqual(len(run.times), run.count)
+
+    async def test_quality_of_service_2_is_kept(self) -> None:
+        """A message published at QoS 2 arrives as such, and is read as such."""
+        await self.done(self.bus.attach(SHOP))
+        await self.publish("a", b"1", qos=2)
+        await self.done(self.bus.publish_one(self.topic("a"), b"2", qos=2))
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 2)
+        read = await self.done(self.bus.history(SHOP, "a", self.cursor(0), 9))
+        self.assertEqual({run.qos for run in [*self.listener.runs, *read]}, {2})
+
+    async def test_order_between_ways_of_publishing(self) -> None:
+        """Runs and single messages keep the order in which they were handed in."""
+        await self.done(self.bus.attach(SHOP))
+        results: list[Deferred[Any]] = []
+        for number in range(0, 90, 3):
+            results.append(self.bus.publish(Run(self.topic("a"), numbered(number, number + 2), qos=1)))
+            results.append(self.bus.publish_one(self.topic("a"), b"%d" % (number + 2)))
+        for result in results:
+            await self.done(result)
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 90)
+        self.assertEqual(self.listener.payloads, numbered(0, 90))
+
+    async def test_long_runs(self) -> None:
+        """A run of any length is stored whole and in order."""
+        await self.done(self.bus.attach(SHOP))
+        await self.publish("a", *numbered(0, 3456))
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 3456)
+        self.assertEqual(self.listener.payloads, numbered(0, 3456))
+        self.assertEqual(self.listener.sequences, sorted(set(self.listener.sequences)))
+
+    async def test_large_payloads(self) -> None:
+        """Payloads that fill several writes are kept as they are."""
+        await self.done(self.bus.attach(SHOP))
+        payloads = [bytes([number]) * 300_000 for number in range(9)]
+        await self.publish("a", *payloads, b"")
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 10)
+        self.assertEqual(self.listener.payloads, [*payloads, b""])
+
+    async def test_message_too_large(self) -> None:
+        """A message that the bus cannot carry is refused, alone or in a run, and harms nothing else."""
+        huge = bytes(2 * 1024 * 1024)
+        with self.assertRaises(MessageTooLarge):
+            await self.done(self.bus.publish_one(self.topic("a"), huge))
+        with self.assertRaises(MessageTooLarge):
+            await self.publish("a", b"1", huge)
+        self.assertFalse(self.bus.send(Run(self.topic("a"), [huge]), True))
+        await self.publish("a", b"2")
+        self.assertEqual(await self.shown(), [("a", b"2")])
+
+    # -- unacknowledged
+
+    async def test_recorded_send_is_in_history(self) -> None:
+        """A run sent with ``record`` is kept, at QoS 0, and does not come back to its own node."""
+        await self.done(self.bus.attach(SHOP))
+        self.assertTrue(self.bus.send(Run(self.topic("a"), [b"1", b"2"]), True))
+        await self.fence()
+        self.assertEqual(self.before_fences(), [])
+        runs = await self.done(self.bus.history(SHOP, "a", self.cursor(0), 9))
+        self.assertEqual([(list(run.payloads), run.qos) for run in runs], [([b"1", b"2"], 0)])
+
+    async def test_send_without_record(self) -> None:
+        """A run sent without ``record`` leaves no trace."""
+        self.assertFalse(self.bus.send(Run(self.topic("a"), [b"1"]), False))
+        await self.publish("b", b"2")
+        self.assertEqual(await self.shown(), [("b", b"2")])
+
+    async def test_order_of_sent_and_published(self) -> None:
+        """History holds sent and published messages in the order in which they were handed in."""
+        stored = []
+        for number in range(0, 40, 2):
+            self.bus.send(Run(self.topic("a"), [b"%d" % number]), True)
+            stored.append(self.bus.publish(Run(self.topic("a"), [b"%d" % (number + 1)], qos=1)))
+        for result in stored:
+            await self.done(result)
+        self.assertEqual([payload for _, payload in await self.shown("a")], numbered(0, 40))
+
+    # -- arriving
+
+    async def test_only_attached_namespaces_arrive(self) -> None:
+        """Messages of a namespace that nobody attached do not arrive."""
+        await self.done(self.bus.attach(SHOP))
+        await self.publish("a", b"foreign", namespace=OTHER)
+        await self.fence()
+        self.assertEqual(self.before_fences(), [])
+
+    async def test_attachments_count(self) -> None:
+        """The last detach ends the arriving, not an earlier one."""
+        for _ in range(2):
+            await self.done(self.bus.attach(OTHER))
+        await self.done(self.bus.attach(SHOP))
+        self.bus.detach(OTHER)
+        await self.publish("a", b"seen", namespace=OTHER)
+        await self.fence()
+        self.bus.detach(OTHER)
+        await self.publish("a", b"unseen", namespace=OTHER)
+        await self.fence()
+        self.assertEqual(self.before_fences(), [b"seen"])
+
+    async def test_any_name(self) -> None:
+        """Whatever a topic may be called, it comes back as it was."""
+        names = [
+            "/",
+            "a//b/",
+            ".",
+            "a.b",
+            "*",
+            ">",
+            " x ",
+            "%41",
+            "%",
+            "$SYS/x",
+            "$",
+            "ä/€/🚀",
+            "\t\n\r\x7f",
+            "a/" * 255,
+            "." * 512,
+        ]
+        await self.done(self.bus.attach(SHOP))
+        for name in names:
+            await self.publish(name, b"x")
+        await self.until(self.listener, lambda: len(self.listener.payloads) == len(names))
+        self.assertEqual([run.topic.name for run in self.listener.runs], names)
+
+    # -- history
+
+    async def test_history_by_pages(self) -> None:
+        """Pages follow each other by cursor, and hold no more than was asked for."""
+        await self.publish("a", *numbered(0, 20))
+        runs = await self.done(self.bus.history(SHOP, "#", self.cursor(0), 15))
+        sequences = [sequence for run in runs for sequence in run.sequences]
+        self.assertEqual(len(sequences), 15)
+        self.assertEqual(await self.shown("#", sequences[-1], 15), [("a", payload) for payload in numbered(15, 20)])
+
+    async def test_history_of_filters(self) -> None:
+        """A filter shows what it matches: ``#`` takes in its parent and no names with ``$``; namespaces are apart."""
+        for name in ("a", "a/b", "a/b/c", "ab", "$x/y", "/a"):
+            await self.publish(name, name.encode())
+        await self.publish("a", b"foreign", namespace=OTHER)
+        for filter_, names in (
+            ("#", ["a", "a/b", "a/b/c", "ab", "/a"]),
+            ("a/#", ["a", "a/b", "a/b/c"]),
+            ("+", ["a", "ab"]),
+            ("+/+", ["a/b", "/a"]),
+            ("a/+/c", ["a/b/c"]),
+            ("$x/#", ["$x/y"]),
+            ("+/y", []),
+            ("nothing", []),
+        ):
+            self.assertEqual([name for name, _ in await self.shown(filter_)], names, filter_)
+
+    async def test_history_is_limited_per_topic(self) -> None:
+        """Each topic keeps its newest messages, whatever happens on others."""
+        await self.publish("quiet", b"1")
+        await self.publish("busy", *numbered(0, self.per_topic + 10))
+        shown = await self.shown()
+        self.assertEqual(shown[0], ("quiet", b"1"))
+        self.assertEqual([payload for _, payload in shown[1:]], numbered(10, self.per_topic + 10))
+
+    # -- following
+
+    async def test_follow_the_future(self) -> None:
+        """Without a cursor, a reader sees what is published from now on, acknowledged or not, and nothing else."""
+        await self.publish("a", b"past")
+        reader = Reader()
+        feed = await self.follow("#", reader)
+        await self.publish("a", b"1")
+        self.bus.send(Run(self.topic("b"), [b"2"]), True)
+        await self.publish("$c", b"hidden")
+        await self.publish("a", b"3")
+        await self.until(reader, lambda: len(reader.seen) == 3)
+        self.assertEqual(reader.seen, [b"1", b"2", b"3"])
+        self.assertEqual([run.qos for run in reader.runs], [1, 0, 1])
+        self.assertEqual(feed.cursor, self.cursor(reader.sequences[-1]))
+
+    async def test_follow_from_a_cursor(self) -> None:
+        """With a cursor, a reader sees the rest and then the future, without a gap or a repeat."""
+        await self.publish("a", *numbered(0, 30))
+        known = (await self.done(self.bus.history(SHOP, "a", self.cursor(0), 10)))[0].sequences[-1]
+        reader = Reader()
+        await self.follow("a", reader, self.cursor(known))
+        await self.publish("a", *numbered(30, 40))
+        await self.until(reader, lambda: len(reader.seen) >= 30)
+        self.assertEqual(reader.seen, numbered(10, 40))
+
+    async def test_follow_while_publishing(self) -> None:
+        """A reader that begins amid a stream of publishes misses nothing and sees nothing twice."""
+        results = [self.bus.publish(Run(self.topic(f"t/{n % 10}"), [b"%d" % n], qos=1)) for n in range(100)]
+        reader = Reader()
+        following = self.bus.follow(SHOP, "#", reader, self.cursor(0))
+        results += [self.bus.publish(Run(self.topic(f"t/{n % 10}"), [b"%d" % n], qos=1)) for n in range(100, 300)]
+        feed = await self.done(following)
+        self.addCleanup(feed.stop)
+        for result in results:
+            await self.done(result)
+        await self.until(reader, lambda: len(reader.seen) >= 300)
+        self.assertEqual(reader.seen, numbered(0, 300))
+
+    async def test_follow_from_the_beginning(self) -> None:
+        """Sequence 0 is everything that is there; that older messages are gone is no news."""
+        await self.publish("a", *numbered(0, self.per_topic + 5))
+        reader = Reader()
+        await self.follow("#", reader, self.cursor(0))
+        await self.publish("b", b"new")
+        await self.until(reader, lambda: b"new" in reader.seen)
+        self.assertEqual(reader.seen, [*numbered(5, self.per_topic + 5), b"new"])
+
+    async def test_follow_from_another_epoch(self) -> None:
+        """A cursor of another making of the stream is told a gap, then everything."""
+        await self.publish("a", b"1", b"2")
+        reader = Reader()
+        await self.follow("a", reader, Cursor("elsewhere", 1))
+        await self.until(reader, lambda: len(reader.seen) >= 3)
+        self.assertEqual(reader.seen, [self.cursor(0), b"1", b"2"])
+
+    async def test_follow_from_an_impossible_place(self) -> None:
+        """A cursor beyond the end is told a gap, then everything."""
+        await self.publish("a", b"1", b"2")
+        reader = Reader()
+        await self.follow("a", reader, self.cursor(10**9))
+        await self.until(reader, lambda: len(reader.seen) >= 3)
+        self.assertEqual([type(one) for one in reader.seen], [Cursor, bytes, bytes])
+
+    async def test_trimmed_history_is_told(self) -> None:
+        """A reader whose next messages were trimmed learns it before the first message."""
+        known = await self.done(self.bus.publish_one(self.topic("a"), b"known"))
+        await self.publish("a", *numbered(0, self.per_topic + 5))
+        reader = Reader()
+        await self.follow("#", reader, self.cursor(known.sequence))
+        await self.until(reader, lambda: len(reader.seen) > self.per_topic)
+        self.assertEqual(reader.seen, [self.cursor(known.sequence + 5), *numbered(5, self.per_topic + 5)])
+
+    async def test_whole_history_is_not_doubted(self) -> None:
+        """A reader that lost nothing is told nothing, though older messages of its topic, or others, were trimmed."""
+        await self.publish("a", *numbered(0, self.per_topic + 5))
+        known = await self.done(self.bus.publish_one(self.topic("a"), b"known"))
+        await self.publish("busy", *numbered(0, self.per_topic + 5))
+        await self.publish("a", b"1")
+        reader = Reader()
+        await self.follow("a", reader, self.cursor(known.sequence))
+        await self.until(reader, lambda: bool(reader.seen))
+        self.assertEqual(reader.seen, [b"1"])
+
+    async def test_slow_reader_of_history(self) -> None:
+        """A reader that wants pauses is given nothing during them, and everything after them."""
+        for number in range(20):
+            await self.publish(f"t/{number}", b"%d" % number)
+        reader = Reader(appetite=1)
+        feed = await self.follow("#", reader, self.cursor(0))
+        while len(reader.payloads) < 20:
+            seen = len(reader.runs)
+            await self.until(reader, lambda: reader.appetite == 0)
+            reader.appetite = 1
+            feed.resume()
+            if len(reader.payloads) < 20:
+                await self.until(reader, lambda seen=seen: len(reader.runs) > seen)  # type: ignore[misc]
+        self.assertEqual(reader.seen, numbered(0, 20))
+
+    async def test_slow_live_reader(self) -> None:
+        """What is published during a pause comes after it, however much it is."""
+        await self.done(self.bus.attach(SHOP))
+        reader = Reader(appetite=1)
+        feed = await self.follow("#", reader)
+        for number in range(100):
+            await self.publish(f"t/{number}", *numbered(number * 40, number * 40 + 40))
+        await self.fence()
+        self.assertEqual(len(reader.runs), 1)
+        reader.appetite = 10**9
+        feed.resume()
+        await self.until(reader, lambda: len(reader.seen) >= 4001)
+        self.assertEqual(reader.seen[:4000], numbered(0, 4000))
+
+    async def test_reader_too_slow_for_history(self) -> None:
+        """A reader that pauses for longer than history reaches back learns of the loss."""
+        await self.done(self.bus.attach(SHOP))
+        reader = Reader(appetite=1)
+        feed = await self.follow("a", reader)
+        await self.publish("a", b"first")
+        await self.until(reader, lambda: bool(reader.seen))
+        count = 3000  # more than any buffer for a reader
+        await self.publish("a", *numbered(0, count))
+        await self.fence()
+        reader.appetite = 10**9
+        feed.resume()
+        await self.until(reader, lambda: reader.seen[-1] == b"%d" % (count - 1))
+        self.assertEqual(len(reader.gaps), 1)
+        self.assertEqual(reader.payloads[1:], numbered(count - self.per_topic, count))
+
+    async def test_stopped_feed(self) -> None:
+        """After ``stop`` nothing is given, also not to a reader that stops from inside ``read``."""
+        reader, witness = Reader(), Reader()
+        feed = await self.follow("#", reader)
+        await self.follow("#", witness)
+        reader.until(lambda: len(reader.seen) == 2).addCallback(lambda _: feed.stop())
+        await self.publish("a", b"1")
+        await self.publish("b", b"2")
+        await self.publish("c", b"3")
+        await self.until(witness, lambda: len(witness.seen) == 3)
+        feed.stop()
+        self.assertEqual(reader.seen, [b"1", b"2"])
+
+    async def test_readers_are_apart(self) -> None:
+        """One reader's pause does not hold up another on the same filter."""
+        slow, quick = Reader(appetite=1), Reader()
+        await self.follow("#", slow)
+        await self.follow("#", quick)
+        for number in range(50):
+            await self.publish("a", b"%d" % number)
+        await self.until(quick, lambda: len(quick.seen) == 50)
+        self.assertEqual(slow.seen, [b"0"])
+
+    async def test_stopped_bus_ends_its_feeds(self) -> None:
+        """Readers learn that the bus stops."""
+        reader = Reader()
+        await self.follow("#", reader)
+        await self.done(self.bus.stop())
+        self.assertEqual([type(one) for one in reader.seen], [BusUnavailable])
+
+    # -- away
+
+    async def test_away(self) -> None:
+        """Out of reach, everything that needs the bus is refused at once, and sending is not recorded."""
+        await self.go_away()
+        self.assertFalse(self.bus.available)
+        self.assertEqual(self.listener.states, [True, False])
+        run = Run(self.topic("a"), [b"1"], qos=1)
+        for refused in (
+            self.bus.publish(run),
+            self.bus.publish_one(self.topic("a"), b"1"),
+            self.bus.follow(SHOP, "a", Reader()),
+            self.bus.history(SHOP, "a", self.cursor(0), 1),
+        ):
+            self.failureResultOf(refused, BusUnavailable)
+        self.assertFalse(self.bus.send(run, True))
+        self.successResultOf(self.bus.attach(SHOP))
+
+    async def test_back(self) -> None:
+        """Back within reach, what was acknowledged is there, and publishing and arriving go on."""
+        await self.publish("a", b"1")
+        epoch = self.bus.epoch
+        await self.go_away()
+        await self.done(self.bus.attach(SHOP))
+        await self.come_back()
+        self.assertEqual(self.listener.states, [True, False, True])
+        self.assertEqual(self.bus.epoch, epoch)
+        await self.publish("a", b"2")
+        await self.until(self.listener, lambda: self.listener.payloads == [b"2"])
+        self.assertEqual(await self.shown(), [("a", b"1"), ("a", b"2")])
+
+    async def test_feeds_go_on_after_coming_back(self) -> None:
+        """Readers, live, slow or catching up, go on where they were."""
+        await self.publish("a", b"1")
+        live, slow = Reader(), Reader(appetite=1)
+        await self.follow("#", live)
+        feed = await self.follow("#", slow, self.cursor(0))
+        await self.until(slow, lambda: slow.appetite == 0)
+        await self.publish("a", b"2")
+        await self.until(live, lambda: live.seen == [b"2"])
+        await self.go_away()
+        await self.come_back()
+        await self.publish("b", b"3")
+        await self.until(live, lambda: live.seen == [b"2", b"3"])
+        slow.appetite = 10**9
+        feed.resume()
+        await self.until(slow, lambda: slow.seen == [b"1", b"2", b"3"])

@@ -1,0 +1,288 @@
+"""The benchmarks' own arithmetic and bytes; nothing here is timed and no server is started."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from xml.etree import ElementTree
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from benchmarks import load, report, wire
+from benchmarks.load import HttpConnection, Lane, Receiver, Sender
+from benchmarks.report import Measured
+from benchmarks.rows import ROWS, Row, select
+
+
+def measured(row: Row, values: Mapping[str, list[float]], **errors: list[str]) -> Measured:
+    return Measured(row, dict(values), dict(errors))
+
+
+FAST = Row("fast", "Fast", "messages/s", "fan")
+SLOW = Row("slow", "Slow", "ms", "ready", less_is_better=True)
+KEPT = Row("kept", "Fast & kept", "messages/s", "fan", own=True, against="fast")
+
+
+class RatioTests(SynchronousTestCase):
+    """How rounds become one number, and numbers become ratios."""
+
+    def test_median_of_rounds(self) -> None:
+        """One bad round does not show in the median."""
+        self.assertEqual(measured(FAST, {"flowgate": [10.0, 1.0, 11.0]}).median("flowgate"), 10.0)
+
+    def test_no_median_without_values(self) -> None:
+        """A target that gave no number has no median."""
+        self.assertIsNone(measured(FAST, {}).median("flowgate"))
+
+    def test_more_is_better(self) -> None:
+        """Where more is better, the ratio is ours to theirs."""
+        found = report.ratios([measured(FAST, {"flowgate": [300.0], "mosquitto": [100.0]})])
+        self.assertEqual(found, {"fast": {"mosquitto": 3.0}})
+
+    def test_less_is_better(self) -> None:
+        """Where less is better, the ratio is theirs to ours: above 1 still means that we are better."""
+        found = report.ratios([measured(SLOW, {"flowgate": [50.0], "mosquitto": [100.0]})])
+        self.assertEqual(found, {"slow": {"mosquitto": 2.0}})
+
+    def test_against_another_row(self) -> None:
+        """A row of our own is compared with the peers' numbers of the row that it names."""
+        rows = [
+            measured(FAST, {"flowgate": [300.0], "mosquitto": [100.0]}),
+            measured(KEPT, {"flowgate": [50.0]}),
+        ]
+        self.assertEqual(report.ratios(rows)["kept"], {"mosquitto": 0.5})
+
+    def test_no_ratio_without_both(self) -> None:
+        """A row that a peer or we did not run has no ratio, and does no harm."""
+        rows = [measured(FAST, {"mosquitto": [100.0]}), measured(SLOW, {"flowgate": [1.0]})]
+        self.assertEqual(report.ratios(rows), {})
+
+
+class RowTests(SynchronousTestCase):
+    """The table of rows."""
+
+    def test_names_are_unique(self) -> None:
+        """A row can be named without doubt."""
+        self.assertEqual(len({row.name for row in ROWS}), len(ROWS))
+
+    def test_jobs_exist(self) -> None:
+        """Every row names a job that the load generator has."""
+        self.assertEqual({row.job for row in ROWS} - {"ready"}, set(load.JOBS))
+
+    def test_comparisons_exist(self) -> None:
+        """A row is compared only with a row that the peers run."""
+        peers = {row.name for row in ROWS if not row.own}
+        self.assertEqual([row.name for row in ROWS if row.against and row.against not in peers], [])
+
+    def test_select_by_pattern(self) -> None:
+        """Names and patterns choose rows, in the table's order."""
+        chosen = [row.name for row in select("http-publish,one-p*")]
+        self.assertEqual(chosen, ["one-p50", "one-p99", "http-publish"])
+
+    def test_select_all(self) -> None:
+        """Without a choice every row is run."""
+        self.assertEqual(select(None), ROWS)
+
+    def test_select_unknown(self) -> None:
+        """A misspelt row is named and not passed over."""
+        error = self.assertRaises(ValueError, select, "ready,htpp-*")
+        self.assertIn("htpp-*", str(error))
+
+
+class ReportTests(SynchronousTestCase):
+    """What is written."""
+
+    def setUp(self) -> None:
+        self.rows = [
+            measured(FAST, {"flowgate": [300.0, 310.0, 290.0], "mosquitto": [100.0, 90.0, 110.0]}),
+            measured(KEPT, {"flowgate": [50.0]}),
+            measured(SLOW, {"flowgate": [1.0]}, mosquitto=["no answer", "no answer"]),
+        ]
+
+    def test_numbers(self) -> None:
+        """Numbers are rounded to three digits."""
+        shown = [report.number(one) for one in (None, 0.0, 0.12345, 3.14159, 99.96, 1234.5, 1_545_678.0)]
+        self.assertEqual(shown, ["–", "0", "0.123", "3.14", "100", "1,230", "1,550,000"])
+
+    def test_table(self) -> None:
+        """The table has a line for each row, and names each error once."""
+        lines = report.table(self.rows, ["flowgate", "mosquitto"]).splitlines()
+        self.assertEqual(lines[0].split("  ")[0].strip(), "medians")
+        self.assertEqual(lines[2].split(), ["Fast,", "messages/s", "300", "100", "3"])
+        self.assertEqual(lines[4].split(), ["Slow,", "ms", "1", "error", "–"])
+        self.assertEqual(lines[5:], ["mosquitto: no answer (slow)"])
+
+    def test_table_of_peers_alone(self) -> None:
+        """Where we did not run there are no columns of ratios."""
+        lines = report.table([measured(FAST, {"mosquitto": [1.0]})], ["mosquitto"]).splitlines()
+        self.assertEqual(lines[0].split(), ["medians", "mosquitto"])
+
+    def test_document(self) -> None:
+        """The JSON has the circumstances, every round, the medians and the ratios."""
+        document = json.loads(json.dumps(report.document(self.rows, {"rounds": 3})))
+        self.assertEqual(document["rounds"], 3)
+        self.assertEqual(
+            document["rows"][0],
+            {
+                "name": "fast",
+                "title": "Fast",
+                "unit": "messages/s",
+                "less_is_better": False,
+                "against": None,
+                "values": {"flowgate": [300.0, 310.0, 290.0], "mosquitto": [100.0, 90.0, 110.0]},
+                "medians": {"flowgate": 300.0, "mosquitto": 100.0},
+                "ratios": {"mosquitto": 3.0},
+                "errors": {},
+            },
+        )
+
+    def test_picture(self) -> None:
+        """The picture is well-formed and has a bar with its number for each ratio."""
+        root = ElementTree.fromstring(report.picture(self.rows, "x < y & z"))
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        self.assertIn("Fast & kept", texts)
+        self.assertEqual([text for text in texts if text in ("3", "0.5")], ["3", "0.5"])
+
+    def test_picture_without_ratios(self) -> None:
+        """A run of the peers alone still gives a picture."""
+        ElementTree.fromstring(report.picture([measured(FAST, {"mosquitto": [1.0]})], ""))
+
+
+class WireTests(SynchronousTestCase):
+    """The bytes that are sent."""
+
+    def test_mark_stands_once(self) -> None:
+        """A message is 64 bytes and is counted once."""
+        self.assertEqual((len(wire.PAYLOAD), wire.PAYLOAD.count(wire.MARK)), (64, 1))
+
+    def test_mqtt_connect(self) -> None:
+        """Without a password there is no user name either."""
+        self.assertEqual(wire.mqtt_connect("ab", keep_alive=60), b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02ab")
+
+    def test_mqtt_connect_with_token(self) -> None:
+        """The token is the password of the user Bearer; a long one makes the length take two bytes."""
+        packet = wire.mqtt_connect("ab", "t" * 200, keep_alive=60)
+        rest = b"\x00\x04MQTT\x04\xc2\x00\x3c\x00\x02ab\x00\x06Bearer\x00\xc8" + b"t" * 200
+        self.assertEqual(packet, b"\x10" + bytes([len(rest) % 128 | 128, len(rest) // 128]) + rest)
+
+    def test_mqtt_subscribe(self) -> None:
+        """A SUBSCRIBE carries packet id 1 and the filter."""
+        self.assertEqual(wire.mqtt_subscribe("a/b"), b"\x82\x08\x00\x01\x00\x03a/b\x00")
+
+    def test_mqtt_publish_qos_0(self) -> None:
+        """At QoS 0 there is no packet id."""
+        self.assertEqual(wire.mqtt_publish("a/b"), b"\x30\x45\x00\x03a/b" + wire.PAYLOAD)
+
+    def test_mqtt_publish_qos_1(self) -> None:
+        """At QoS 1 the packet id follows the topic."""
+        self.assertEqual(wire.mqtt_publish("a/b", 258), b"\x32\x47\x00\x03a/b\x01\x02" + wire.PAYLOAD)
+
+    def test_ring_of_ids(self) -> None:
+        """A ring at QoS 1 uses each id of the window once, so that none is reused before its PUBACK."""
+        ring, size = wire.publish_ring("a", 1000, 1), len(wire.mqtt_publish("a", 1))
+        ids = [int.from_bytes(ring[at + 5 : at + 7], "big") for at in range(0, len(ring), size)]
+        self.assertEqual(ids, list(range(1, 1001)))
+
+    def test_http_request(self) -> None:
+        """A body is compact JSON with its length."""
+        self.assertEqual(
+            wire.http_request("POST", "/p", "tok", {"a": [1]}),
+            b"POST /p HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer tok\r\n"
+            b'Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a":[1]}',
+        )
+
+    def test_sse_request(self) -> None:
+        """The topic is escaped."""
+        self.assertTrue(wire.sse_request("a/b", "t").startswith(b"GET /api/v1/subscribe?topic=a%2Fb HTTP/1.1\r\n"))
+
+    def test_websocket_text(self) -> None:
+        """A frame is final, masked with zeros, and uses the longer length from 126 bytes on."""
+        self.assertEqual(wire.websocket_text({"a": 1}), b'\x81\x87\0\0\0\0{"a":1}')
+        self.assertEqual(wire.websocket_text({"a": "x" * 200})[:8], b"\x81\xfe\x00\xd0\0\0\0\0")
+
+
+class LoadTests(SynchronousTestCase):
+    """What the generators count and hold back."""
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        return here, there
+
+    def test_receiver_counts_whole_messages(self) -> None:
+        """Half a message is not counted until the other half is there."""
+        here, there = self.pair()
+        receiver = Receiver(here, 10)
+        counts = []
+        for size in (15, 4, 1):
+            there.send(bytes(size))
+            receiver.read()
+            counts.append(receiver.messages)
+        self.assertEqual(counts, [1, 1, 2])
+
+    def test_mark_receiver_ignores_older_bytes(self) -> None:
+        """Marks that an earlier read left in the buffer are not counted again."""
+        here, there = self.pair()
+        receiver = load.MarkReceiver(here)
+        for data in (b"..~..~..~", b"~.", b"..."):
+            there.send(data)
+            receiver.read()
+        self.assertEqual(receiver.messages, 4)
+
+    def test_receiver_notices_the_end(self) -> None:
+        """A connection that the server closed is a failure and not silence."""
+        here, there = self.pair()
+        receiver = Receiver(here, 10)
+        there.close()
+        self.assertRaises(load.Failed, receiver.read)
+
+    def test_lane_keeps_the_window(self) -> None:
+        """No more than the window is under way; with several receivers the slowest counts."""
+        here, there = self.pair()
+        fast, slow = Receiver(self.pair()[0], 1), Receiver(self.pair()[0], 1)
+        lane = Lane([Sender(here, b"ab", 1)], [fast, slow], window=6, burst=2)
+        lane.top_up()
+        fast.units, slow.units = 6, 3
+        lane.top_up()
+        self.assertEqual((lane.sent, there.recv(100)), (9, b"ababababa"))
+
+    def test_lane_waits_for_a_burst(self) -> None:
+        """Room for less than a burst is left alone."""
+        here, _there = self.pair()
+        receiver = Receiver(self.pair()[0], 1)
+        lane = Lane([Sender(here, b"ab", 1)], [receiver], window=6, burst=2)
+        lane.top_up()
+        receiver.units = 1
+        lane.top_up()
+        self.assertEqual(lane.sent, 6)
+
+    def test_senders_take_turns(self) -> None:
+        """Several senders share a window burst by burst."""
+        pairs = [self.pair() for _ in range(3)]
+        lane = Lane([Sender(here, b"abcd", 1) for here, _ in pairs], [Receiver(self.pair()[0], 1)], window=8, burst=2)
+        lane.top_up()
+        self.assertEqual([there.recv(100) for _, there in pairs], [b"abcd", b"ab", b"ab"])
+
+    def test_http_response_in_parts(self) -> None:
+        """A response counts once its body is whole."""
+        here, there = self.pair()
+        connection = HttpConnection(here)
+        response = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+        there.send(response[:-1])
+        first = connection.read()
+        there.send(response[-1:])
+        self.assertEqual((first, connection.read()), (None, response))
+
+    def test_http_response_without_body(self) -> None:
+        """204 has no body and needs no length."""
+        here, there = self.pair()
+        there.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        self.assertIsNotNone(HttpConnection(here).read())
+
+    def test_http_refusal(self) -> None:
+        """A refused request fails the row instead of being counted."""
+        here, there = self.pair()
+        there.send(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+        self.assertRaises(load.Failed, HttpConnection(here).read)

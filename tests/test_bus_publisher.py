@@ -1,0 +1,299 @@
+"""The lane into the stream, against a server that a test plays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from flowgate.bus.publisher import PARCEL_MESSAGES, Publisher
+from flowgate.errors import BusUnavailable, MessageTooLarge
+from flowgate.message import Run
+from flowgate.topics import Namespace, Topic
+
+TOPIC = Topic(Namespace("alice", "shop"), "a")
+
+
+@attrs.frozen
+class Sent:
+    """One message as the server sees it."""
+
+    subject: str
+    reply: str
+    headers: bytes
+    payload: bytes
+
+    @property
+    def token(self) -> str:
+        return self.reply.split(".")[2]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Place in its batch, and operation."""
+        number, operation, end = self.reply.split(".")[-3:]
+        assert end == "$FI"
+        return int(number), int(operation)
+
+
+class FakeLink:
+    """A link whose other end is the test."""
+
+    inbox = "_INBOX.me"
+    info = {"max_payload": 1024 * 1024}
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.writes = 0
+        self.inboxes: dict[str, Callable[[list[Any]], None]] = {}
+        self._tokens = 0
+
+    def token(self) -> str:
+        self._tokens += 1
+        return f"t{self._tokens}"
+
+    def open_inbox(self, token: str, handler: Callable[[list[Any]], None]) -> None:
+        self.inboxes[token] = handler
+
+    def close_inbox(self, token: str) -> None:
+        self.inboxes.pop(token, None)
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        while data:
+            line, _, data = data.partition(b"\r\n")
+            verb, subject, *rest = line.decode().split()
+            size = int(rest[-1])
+            head = int(rest[-2]) if verb == "HPUB" else 0
+            reply = rest[0] if len(rest) > (2 if verb == "HPUB" else 1) else ""
+            self.sent.append(Sent(subject, reply, data[:head], data[head:size]))
+            assert data[size : size + 2] == b"\r\n"
+            data = data[size + 2 :]
+
+    def answer(self, sent: Sent, **members: Any) -> None:
+        """Answer a message as JetStream does."""
+        handler = self.inboxes.get(sent.token)
+        if handler is not None:
+            handler([(b"1", sent.reply.encode(), b"", b"", json.dumps(members, separators=(",", ":")).encode())])
+
+    def commits(self) -> list[Sent]:
+        return [sent for sent in self.sent if sent.reply.endswith(".2.$FI")]
+
+    def confirm(self) -> None:
+        """Confirm every batch in full, and every single message."""
+        sent, self.sent = self.sent, []
+        for one in sent:
+            if one.reply.endswith(".2.$FI"):
+                self.answer(one, stream="S", seq=1, batch=one.token, count=one.place[0])
+            elif one.reply and not one.reply.endswith("$FI"):
+                self.answer(one, stream="S", seq=7)
+
+
+def run(*payloads: bytes, qos: int = 1, topic: Topic = TOPIC) -> Run:
+    return Run(topic, payloads, qos=qos)
+
+
+class PublisherTests(SynchronousTestCase):
+    """What is written, and what its answers mean."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.link = FakeLink()
+        self.drained = 0
+        self.lane = self.make()
+
+    def make(self, **options: Any) -> Publisher:
+        lane = Publisher(self.clock, self.link, self.count_drain, **options)  # type: ignore[arg-type]
+        lane.open()
+        return lane
+
+    def count_drain(self) -> None:
+        self.drained += 1
+
+    def test_idle_lane_writes_at_once(self) -> None:
+        """Without anything under way a run leaves in the same call, as one batch."""
+        self.lane.publish(run(b"1", b"2", b"3"))
+        self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 1), (3, 2)])
+        self.assertEqual([sent.payload for sent in self.link.sent], [b"1", b"2", b"3"])
+
+    def test_batch_of_one(self) -> None:
+        """A single message begins and commits its batch."""
+        self.lane.publish(run(b"1"))
+        self.assertEqual([sent.place for sent in self.link.sent], [(1, 2)])
+
+    def test_a_turn_is_a_batch(self) -> None:
+        """What a turn brings while something is under way leaves together."""
+        for number in range(5):
+            self.lane.publish(run(b"%d" % number))
+        self.clock.advance(0)
+        self.assertEqual(self.link.writes, 2)
+        self.assertEqual([sent.place for sent in self.link.sent[1:]], [(1, 0), (2, 1), (3, 1), (4, 2)])
+
+    def test_payloads_and_topics_that_look_like_batches(self) -> None:
+        """Nothing in a topic or payload is taken for the lane's own marks."""
+        name = "1/1/$FI"
+        payload = b"_INBOX.me.t1.65535.fail.1.1.$FI\r\n1.1.$FI"
+        self.lane.publish(run(payload, payload, topic=Topic(TOPIC.namespace, name)))
+        self.assertEqual([sent.payload for sent in self.link.sent], [payload, payload])
+        self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 2)])
+        self.assertEqual(self.link.sent[0].subject, "fg.log.alice.shop.-.1.1.$FI.%")
+
+    def test_quality_of_service_2(self) -> None:
+        """QoS 2 travels in a header; QoS 1 needs none."""
+        self.lane.publish(run(b"1", b"2", qos=2))
+        self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nFlowgate-QoS: 2\r\n\r\n"})
+        self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 2)])
+
+    def test_acknowledged_when_all_is_stored(self) -> None:
+        """The Deferred fires by the commit's acknowledgement, not by flow control."""
+        stored = self.lane.publish(run(b"1", b"2"))
+        commit = self.link.sent[-1]
+        self.link.answer(commit, type="ack", seq=0, msgs=500)
+        self.assertNoResult(stored)
+        self.link.answer(commit, stream="S", seq=2, batch="t1", count=2)
+        self.successResultOf(stored)
+        self.assertEqual(self.link.inboxes, {})
+
+    def test_short_count_fails_the_rest(self) -> None:
+        """Runs whose last message the server did not count fail, those before it do not."""
+        self.lane.publish(run(b"x"))
+        first, second, third = (self.lane.publish(run(b"1", b"2")) for _ in range(3))
+        self.clock.advance(0)
+        commit = self.link.commits()[1]
+        self.link.answer(commit, type="gap", last_seq=4, seq=6)
+        self.link.answer(commit, stream="S", seq=9, batch="t2", count=3)
+        self.successResultOf(first)
+        self.failureResultOf(second, BusUnavailable)
+        self.failureResultOf(third, BusUnavailable)
+
+    def test_error_fails_all(self) -> None:
+        """An error instead of the acknowledgement fails every run of the batch."""
+        stored = self.lane.publish(run(b"1", b"2"))
+        self.link.answer(self.link.sent[-1], error={"code": 400, "err_code": 10205, "description": "disabled"})
+        self.failureResultOf(stored, BusUnavailable)
+
+    def test_no_answer_fails(self) -> None:
+        """Without an acknowledgement within 5 seconds the runs fail and the lane goes on."""
+        stored = self.lane.publish(run(b"1"))
+        single = self.lane.publish_one(TOPIC, b"2", [], 1)
+        self.clock.pump([1] * 7)
+        self.failureResultOf(stored, BusUnavailable)
+        self.failureResultOf(single, BusUnavailable)
+        self.assertEqual((self.link.inboxes, self.clock.getDelayedCalls()), ({}, []))
+
+    def test_long_run_spans_parcels(self) -> None:
+        """A run that needs several parcels is acknowledged when the last of them is."""
+        stored = self.lane.publish(run(*[b"x"] * (2 * PARCEL_MESSAGES + 1)))
+        first, second, third = self.link.commits()
+        self.assertEqual([one.place[0] for one in (first, second, third)], [PARCEL_MESSAGES, PARCEL_MESSAGES, 1])
+        for commit in (third, first):
+            self.link.answer(commit, stream="S", seq=1, count=commit.place[0])
+        self.assertNoResult(stored)
+        self.link.answer(second, stream="S", seq=1, count=second.place[0])
+        self.successResultOf(stored)
+
+    def test_rest_of_a_failed_run_is_not_written(self) -> None:
+        """When a part is lost, what is still queued of the run is dropped."""
+        lane = self.make(parcels=1)
+        stored = lane.publish(run(*[b"x"] * (3 * PARCEL_MESSAGES)))
+        self.link.answer(self.link.commits()[0], error={"code": 500, "description": "no"})
+        self.failureResultOf(stored, BusUnavailable)
+        self.link.confirm()
+        self.clock.advance(0)
+        self.assertEqual(self.link.sent, [])
+
+    def test_limited_parcels(self) -> None:
+        """So many parcels are under way, then everything waits for an acknowledgement."""
+        lane = self.make(parcels=2)
+        for _ in range(4):
+            lane.publish(run(b"x"))
+            self.clock.advance(0)
+        self.assertEqual(self.link.writes, 2)
+        self.link.confirm()
+        self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 2)])
+
+    def test_unacknowledged_need_no_batch(self) -> None:
+        """Recorded runs travel bare; the last of a parcel asks for a sign that the stream keeps up."""
+        self.assertTrue(self.lane.record(run(b"1", b"2", qos=0)))
+        self.assertEqual([sent.reply for sent in self.link.sent], ["", "_INBOX.me.t1"])
+        self.assertEqual({sent.subject for sent in self.link.sent}, {"fg.live.alice.shop.-.a.%"})
+        self.link.confirm()
+        self.assertEqual(self.link.inboxes, {})
+
+    def test_order_of_everything(self) -> None:
+        """Runs, single messages and recorded ones leave in the order in which they came."""
+        self.lane.publish(run(b"0"))
+        self.lane.publish_one(TOPIC, b"1", [], 1)
+        self.lane.record(run(b"2"))
+        self.lane.publish(run(b"3", b"4"))
+        self.lane.publish_one(TOPIC, b"5", [], 1)
+        self.lane.record(run(b"6"))
+        self.clock.advance(0)
+        self.assertEqual([sent.payload for sent in self.link.sent], [b"%d" % number for number in range(7)])
+
+    def test_single(self) -> None:
+        """A single message carries its headers and learns its place."""
+        stored = self.lane.publish_one(TOPIC, b"1", [("Nats-Msg-Id", "k")], 2)
+        self.assertEqual(self.link.sent[0].headers, b"NATS/1.0\r\nNats-Msg-Id: k\r\nFlowgate-QoS: 2\r\n\r\n")
+        self.link.answer(self.link.sent[0], stream="S", seq=5, duplicate=True)
+        result = self.successResultOf(stored)
+        self.assertEqual((result.sequence, result.duplicate), (5, True))
+
+    def test_single_refused(self) -> None:
+        """The server's refusal of a single message is told in our words."""
+        for code, kind in ((10054, MessageTooLarge), (10077, BusUnavailable)):
+            stored = self.lane.publish_one(TOPIC, b"1", [], 1)
+            self.link.answer(self.link.sent[-1], error={"code": 400, "err_code": code, "description": "no"})
+            self.failureResultOf(stored, kind)
+            self.clock.advance(0)
+
+    def test_congestion(self) -> None:
+        """Above the bound the lane is congested; below half of it, it says so once; far above it refuses."""
+        lane = self.make(parcels=1, queue_messages=10)
+        lane.publish(run(*[b"x"] * 8))
+        self.assertFalse(lane.congested)
+        lane.publish(run(*[b"x"] * 32))
+        self.assertTrue(lane.congested)
+        self.failureResultOf(lane.publish(run(b"x")), BusUnavailable)
+        self.assertFalse(lane.record(run(b"x")))
+        self.link.confirm()
+        self.assertTrue(lane.congested)
+        self.link.confirm()
+        self.assertEqual((lane.congested, self.drained), (False, 1))
+
+    def test_congestion_by_bytes(self) -> None:
+        """Bytes count as messages do."""
+        lane = self.make(queue_bytes=1000)
+        lane.record(run(bytes(1001)))
+        self.assertTrue(lane.congested)
+        self.link.confirm()
+        self.assertFalse(lane.congested)
+
+    def test_close(self) -> None:
+        """What has no acknowledgement when the link is lost fails, written or not; nothing is left behind."""
+        lane = self.make(parcels=1)
+        results: list[Any] = [lane.publish(run(b"1")), lane.publish(run(b"2")), lane.publish_one(TOPIC, b"3", [], 1)]
+        lane.record(run(b"4"))
+        lane.close()
+        for result in results:
+            self.failureResultOf(result, BusUnavailable)
+        self.failureResultOf(lane.publish(run(b"5")), BusUnavailable)
+        self.assertFalse(lane.record(run(b"6")))
+        self.assertEqual((self.link.inboxes, self.clock.getDelayedCalls()), ({}, []))
+
+    def test_late_answer(self) -> None:
+        """An acknowledgement that comes after all hope was given up changes nothing."""
+        stored = self.lane.publish(run(b"1"))
+        commit = self.link.sent[0]
+        handler = self.link.inboxes[commit.token]
+        self.clock.pump([1] * 7)
+        self.failureResultOf(stored, BusUnavailable)
+        handler([(b"1", commit.reply.encode(), b"", b"", b'{"stream":"S","seq":1,"count":1}')])
+
+    def test_empty_run(self) -> None:
+        """Nothing is stored at once."""
+        self.successResultOf(self.lane.publish(run()))
+        self.assertEqual(self.link.sent, [])

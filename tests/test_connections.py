@@ -1,0 +1,93 @@
+"""The open connections of this node."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flowgate.auth.permissions import Grants, Principal
+from flowgate.connections import Connections, IConnection
+from flowgate.errors import InvalidToken, Refused, TooManyConnections
+from flowgate.topics import Namespace
+
+
+@implementer(IConnection)
+class Connection:
+    """Notes why it was ended, and leaves the registry then, as real ones do."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self.reasons: list[Refused | None] = []
+
+    def end(self, reason: Refused | None) -> None:
+        self.reasons.append(reason)
+        self._connections.remove(self)
+
+
+def principal(user: str) -> Principal:
+    home = Namespace(user, "shop")
+    return Principal(
+        user=user,
+        app="shop",
+        home=home,
+        key_id="FGAK",
+        grants=Grants.everything(home),
+        expires_at=900,
+        token_id=user,
+        issued_at=0,
+    )
+
+
+class ConnectionsTests(SynchronousTestCase):
+    """How many, and whose."""
+
+    def setUp(self) -> None:
+        self.connections = Connections(3)
+        self.ones = [Connection(self.connections) for _ in range(4)]
+
+    def test_interface(self) -> None:
+        """The connection of these tests is one."""
+        verifyObject(IConnection, self.ones[0])
+
+    def test_limit(self) -> None:
+        """Beyond the limit a connection is refused; where one has gone there is room again."""
+        for one in self.ones[:3]:
+            self.connections.add(one, principal("alice"))
+        with self.assertRaises(TooManyConnections):
+            self.connections.add(self.ones[3], principal("alice"))
+        self.assertEqual(len(self.connections), 3)
+        self.connections.remove(self.ones[0])
+        self.connections.add(self.ones[3], principal("alice"))
+        self.assertEqual(set(self.connections), set(self.ones[1:]))
+
+    def test_other_principal(self) -> None:
+        """A connection whose token was refreshed counts once, also at the limit, and belongs to its new principal."""
+        for one in self.ones[:3]:
+            self.connections.add(one, principal("alice"))
+        self.connections.add(self.ones[0], principal("bob"))
+        self.assertEqual(len(self.connections), 3)
+        self.connections.end(None, lambda one: one.user == "bob")
+        self.assertEqual([len(one.reasons) for one in self.ones], [1, 0, 0, 0])
+
+    def test_remove_unknown(self) -> None:
+        """Removing what is not there does nothing."""
+        self.connections.remove(self.ones[0])
+        self.assertEqual(len(self.connections), 0)
+
+    def test_end_concerned(self) -> None:
+        """Those of a revoked token are ended with the reason; the others stay."""
+        for one, user in zip(self.ones, ("alice", "bob", "alice"), strict=False):
+            self.connections.add(one, principal(user))
+        reason = InvalidToken()
+        self.connections.end(reason, lambda one: one.token_id == "alice")
+        self.assertEqual([one.reasons for one in self.ones], [[reason], [], [reason], []])
+        self.assertEqual(list(self.connections), [self.ones[1]])
+
+    def test_end_all(self) -> None:
+        """When the gateway goes all are ended, each once, though they leave the registry meanwhile."""
+        for one in self.ones[:3]:
+            self.connections.add(one, principal("alice"))
+        self.connections.end(None)
+        self.assertEqual([one.reasons for one in self.ones], [[None], [None], [None], []])
+        self.assertEqual(len(self.connections), 0)

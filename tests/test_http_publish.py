@@ -1,0 +1,261 @@
+"""Publishing over HTTP."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, fail
+from twisted.trial.unittest import SynchronousTestCase
+
+from flowgate.errors import BusUnavailable, MessageTooLarge
+from flowgate.limits import Limits
+from flowgate.message import Cursor
+from tests.http_client import HOME, OTHER, HttpClient, grants, principal
+
+
+class PublishTests(SynchronousTestCase):
+    """``POST /api/v1/publish``."""
+
+    def setUp(self) -> None:
+        self.client = HttpClient(Limits(message_bytes=1000))
+
+    def publish(self, body: object, token: str | None = "good", **headers: str) -> tuple[int, dict[str, object]]:
+        answer = self.client.call("POST", "/api/v1/publish", body, headers, token)
+        return answer.status, answer.json()
+
+    def stored(self) -> list[tuple[str, bytes]]:
+        runs = self.successResultOf(self.client.bus.history(HOME, "#", Cursor(self.client.bus.epoch, 0), 100))
+        return [(run.topic.shown(True), payload) for run in runs for payload in run.payloads]
+
+    def refused(self, body: object, status: int, code: str, **headers: str) -> str:
+        """Check that a body is refused and nothing is stored; give back the detail."""
+        got, problem = self.publish(body, **headers)
+        self.assertEqual((got, problem["code"]), (status, code), problem)
+        self.assertEqual(self.stored(), [])
+        return str(problem["detail"])
+
+    def test_answers_with_the_cursor(self) -> None:
+        """The answer has the message's cursor and the topic as the client wrote it."""
+        self.assertEqual(
+            self.publish({"topic": "notifications", "message": "Hello World!"}),
+            (200, {"id": "memory-1", "topic": "notifications", "duplicate": False}),
+        )
+        self.assertEqual(self.stored(), [("alice_shop_notifications", b"Hello World!")])
+
+    def test_full_name(self) -> None:
+        """A full name is the same topic, and is answered in its own form."""
+        self.assertEqual(self.publish({"topic": "alice_shop_a", "message": 1})[1]["topic"], "alice_shop_a")
+        self.assertEqual(self.stored(), [("alice_shop_a", b"1")])
+
+    def test_foreign_name_is_a_short_name(self) -> None:
+        """The name of somebody else's topic is a short name in the token's own namespace."""
+        self.assertEqual(self.publish({"topic": "bob_cafe_a", "message": 1})[0], 200)
+        self.assertEqual(self.stored(), [("alice_shop_bob_cafe_a", b"1")])
+        theirs = self.client.bus.history(OTHER, "#", Cursor(self.client.bus.epoch, 0), 100)
+        self.assertEqual(self.successResultOf(theirs), [])
+
+    def test_answers_only_when_stored(self) -> None:
+        """No answer goes out before the bus has the message."""
+        waiting: Deferred[object] = Deferred()
+        self.patch(self.client.bus, "publish_one", lambda *_, **__: waiting)
+        connection = self.client.open("POST", "/api/v1/publish", {"topic": "a", "message": 1})
+        self.assertEqual(connection.received, b"")
+
+    def test_client_that_does_not_wait(self) -> None:
+        """A client that goes before the answer leaves nothing behind, and nothing is logged."""
+        waiting: Deferred[object] = Deferred()
+        self.patch(self.client.bus, "publish_one", lambda *_, **__: waiting)
+        connection = self.client.open("POST", "/api/v1/publish", {"topic": "a", "message": 1})
+        connection.lose()
+        self.assertTrue(waiting.called)
+
+    def test_json_value(self) -> None:
+        """What is not a string travels as compact JSON."""
+        self.publish({"topic": "a", "message": {"b": [1, None]}})
+        self.assertEqual(self.stored(), [("alice_shop_a", b'{"b":[1,null]}')])
+
+    def test_null_is_a_message(self) -> None:
+        """null is a JSON value like any other."""
+        self.publish({"topic": "a", "message": None})
+        self.assertEqual(self.stored(), [("alice_shop_a", b"null")])
+
+    def test_idempotency_key(self) -> None:
+        """A repeated key is stored once, and answered with the first message's cursor."""
+        first = self.publish({"topic": "a", "message": 1}, **{"Idempotency-Key": "k"})[1]
+        again = self.publish({"topic": "a", "message": 1}, **{"Idempotency-Key": '"k"'})[1]
+        self.assertEqual((again["id"], again["duplicate"]), (first["id"], True))
+        self.assertEqual(len(self.stored()), 1)
+
+    def test_bad_idempotency_key(self) -> None:
+        """A key has 1 to 255 printable characters."""
+        for key in ("", "x" * 256, "a\tb"):
+            self.refused({"topic": "a", "message": 1}, 400, "invalid_parameter", **{"Idempotency-Key": key})
+
+    def test_ttl(self) -> None:
+        """A message with a ttl is gone from history afterwards."""
+        self.publish({"topic": "a", "message": 1, "ttl": 60})
+        self.assertEqual(len(self.stored()), 1)
+        self.client.clock.advance(61)
+        self.assertEqual(self.stored(), [])
+
+    def test_bad_ttl(self) -> None:
+        """ttl is a positive integer."""
+        for ttl in (0, -1, 1.5, "60", True, 10**12):
+            self.refused({"topic": "a", "message": 1, "ttl": ttl}, 400, "invalid_parameter")
+
+    def test_retain_is_refused(self) -> None:
+        """What is not kept must not be promised."""
+        self.assertIn("retain", self.refused({"topic": "a", "message": 1, "retain": True}, 400, "invalid_parameter"))
+
+    def test_retain_false(self) -> None:
+        """No promise, no refusal."""
+        self.assertEqual(self.publish({"topic": "a", "message": 1, "retain": False})[0], 200)
+
+    def test_unknown_member(self) -> None:
+        """A misspelt member is refused, and the nearest known one is named."""
+        detail = self.refused({"topic": "a", "message": 1, "tll": 5}, 400, "invalid_parameter")
+        self.assertIn("'tll'", detail)
+        self.assertIn("'ttl'", detail)
+
+    def test_missing_members(self) -> None:
+        """topic and message are required."""
+        self.assertIn("'topic'", self.refused({"message": 1}, 400, "missing_field"))
+        self.assertIn("'message'", self.refused({"topic": "a"}, 400, "missing_field"))
+
+    def test_topic_of_another_type(self) -> None:
+        """A topic is a string."""
+        self.refused({"topic": 5, "message": 1}, 400, "invalid_parameter")
+
+    def test_bad_topic(self) -> None:
+        """Wildcards, NUL and nothing at all are no topics."""
+        for topic in ("", "a/+", "#", "a\0b", "x" * 513):
+            self.refused({"topic": topic, "message": 1}, 400, "invalid_topic")
+
+    def test_no_json(self) -> None:
+        """What is no JSON object is refused as such."""
+        for body in (b"", b"{", b"[]", b'"x"', b"\xff", b"{" * 5000, b'{"topic":"\\ud800","message":1}'):
+            self.refused(body, 400, "invalid_json")
+
+    def test_deep_json(self) -> None:
+        """A message nested more deeply than can be written again is refused."""
+        self.refused(b'{"topic":"a","message":' + b"[" * 400 + b"]" * 400 + b"}", 400, "invalid_parameter")
+
+    def test_media_type(self) -> None:
+        """A form is not taken for JSON."""
+        self.refused({"topic": "a", "message": 1}, 415, "unsupported_media_type", **{"Content-Type": "text/plain"})
+
+    def test_media_type_with_parameter(self) -> None:
+        """A charset does not matter."""
+        header = {"Content-Type": "Application/JSON; charset=utf-8"}
+        self.assertEqual(self.publish({"topic": "a", "message": 1}, **header)[0], 200)
+
+    def test_too_large(self) -> None:
+        """A message over the limit is refused; one of just that size is not."""
+        self.refused({"topic": "a", "message": "x" * 1001}, 413, "message_too_large")
+        self.assertEqual(self.publish({"topic": "a", "message": "x" * 1000})[0], 200)
+
+    def test_bus_away(self) -> None:
+        """While the bus is away, the answer says when to come again."""
+        self.client.bus.go_away()
+        answer = self.client.call("POST", "/api/v1/publish", {"topic": "a", "message": 1})
+        self.assertEqual((answer.status, answer.json()["code"]), (503, "bus_unavailable"))
+        self.assertEqual(answer.headers["Retry-After"], "1")
+
+    def test_no_token(self) -> None:
+        """Without a token the answer asks for one, and says nothing of an error (RFC 6750 section 3.1)."""
+        answer = self.client.call("POST", "/api/v1/publish", {"topic": "a", "message": 1}, token=None)
+        self.assertEqual((answer.status, answer.json()["code"]), (401, "missing_token"))
+        self.assertEqual(answer.headers["WWW-Authenticate"], 'Bearer realm="flow-gate"')
+
+    def test_wrong_token(self) -> None:
+        """A wrong token is named as such in the header."""
+        answer = self.client.call("POST", "/api/v1/publish", b"{", token="wrong")
+        self.assertEqual((answer.status, answer.json()["code"]), (401, "invalid_token"))
+        self.assertIn('error="invalid_token"', answer.headers["WWW-Authenticate"])
+
+    def test_malformed_credentials(self) -> None:
+        """Credentials that cannot be read are a bad request (RFC 6750 section 3.1)."""
+        for value in ("Bearer", "Bearer ", "Bearer a b"):
+            answer = self.client.call("POST", "/api/v1/publish", {}, {"Authorization": value})
+            self.assertEqual(answer.status, 400, value)
+            self.assertIn('error="invalid_request"', answer.headers["WWW-Authenticate"])
+
+    def test_token_in_the_query_is_not_taken(self) -> None:
+        """Only streams take a token from the URL."""
+        answer = self.client.call("POST", "/api/v1/publish?token=good", {"topic": "a", "message": 1}, token=None)
+        self.assertEqual(answer.json()["code"], "missing_token")
+
+    def test_beyond_the_grants(self) -> None:
+        """A topic that was not granted is refused before anything else of the body is looked at."""
+        self.client.tokens.known["narrow"] = principal(grants(publish="orders/#"))
+        status, problem = self.publish({"topic": "other", "ttl": "x"}, "narrow")
+        self.assertEqual((status, problem["code"]), (403, "insufficient_scope"))
+        self.assertEqual(self.stored(), [])
+
+    def test_a_fault_of_ours(self) -> None:
+        """What nobody expected is answered without details, and logged with the request id."""
+        self.patch(self.client.bus, "publish_one", lambda *_, **__: fail(RuntimeError("secret")))
+        answer = self.client.call("POST", "/api/v1/publish", {"topic": "a", "message": 1}, {"X-Request-Id": "r-1"})
+        self.assertEqual((answer.status, answer.json()["code"]), (500, "internal"))
+        self.assertNotIn(b"secret", answer.raw)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_counted(self) -> None:
+        """A publish is counted."""
+        self.publish({"topic": "a", "message": 1})
+        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 1)
+
+
+class BatchTests(SynchronousTestCase):
+    """``POST /api/v1/publish/batch``."""
+
+    def setUp(self) -> None:
+        self.client = HttpClient(Limits(batch_messages=3))
+
+    def publish(self, messages: object, **headers: str) -> tuple[int, dict[str, object]]:
+        answer = self.client.call("POST", "/api/v1/publish/batch", {"messages": messages}, headers)
+        return answer.status, answer.json()
+
+    def test_results_in_order(self) -> None:
+        """Each message has its result, in the order of the messages."""
+        status, answer = self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
+        self.assertEqual(status, 200)
+        self.assertEqual(
+            answer["results"],
+            [
+                {"id": "memory-1", "topic": "a", "duplicate": False},
+                {"id": "memory-2", "topic": "b", "duplicate": False},
+            ],
+        )
+
+    def test_one_bad_message_refuses_all(self) -> None:
+        """Nothing is published if anything is wrong; the message is named."""
+        status, problem = self.publish([{"topic": "a", "message": 1}, {"topic": "#", "message": 2}])
+        self.assertEqual((status, problem["code"]), (400, "invalid_topic"))
+        self.assertIn("messages[1]", str(problem["detail"]))
+        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 0)
+
+    def test_size(self) -> None:
+        """A batch has at least one message, and at most what the limits say."""
+        for messages in ([], [{"topic": "a", "message": 1}] * 4, "x", [1]):
+            self.assertEqual(self.publish(messages)[0], 400, messages)
+
+    def test_failures_are_told_apart(self) -> None:
+        """A message that could not be stored has its problem; the others have their cursors."""
+        answers = iter([fail(MessageTooLarge()), None])
+        real = self.client.bus.publish_one
+        self.patch(self.client.bus, "publish_one", lambda *args, **more: next(answers) or real(*args, **more))
+        status, answer = self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
+        first, second = answer["results"]  # type: ignore[misc]
+        self.assertEqual((status, first["error"]["code"], second["id"]), (200, "message_too_large", "memory-1"))
+
+    def test_nothing_stored(self) -> None:
+        """If the bus took none of them, the whole answer is that refusal."""
+        self.patch(self.client.bus, "publish_one", lambda *_, **__: fail(BusUnavailable()))
+        self.assertEqual(self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])[0], 503)
+
+    def test_idempotency_key(self) -> None:
+        """A batch that is sent again with its key is stored once."""
+        batch = [{"topic": "a", "message": 1}, {"topic": "a", "message": 1}]
+        _, first = self.publish(batch, **{"Idempotency-Key": "k"})
+        _, again = self.publish(batch, **{"Idempotency-Key": "k"})
+        self.assertEqual([one["duplicate"] for one in first["results"]], [False, False])  # type: ignore[attr-defined]
+        self.assertEqual([one["duplicate"] for one in again["results"]], [True, True])  # type: ignore[attr-defined]
