@@ -23,6 +23,8 @@ from benchmarks.rows import ROWS, Row, select
 from benchmarks.targets import ROOT, TARGETS, Running, StartFailed, Target
 
 RESULTS = Path(__file__).resolve().parent / "results"
+LOAD_AVERAGE = os.getloadavg()[0]
+"""How busy the machine was before we began: with others at work, only a large ratio means anything."""
 
 
 class LoadFailed(Exception):
@@ -118,6 +120,7 @@ def about(
             "system": f"{platform.system()} {platform.release()}",
             "architecture": platform.machine(),
             "cpus": os.cpu_count(),
+            "load_average": LOAD_AVERAGE,
             "python": platform.python_version(),
         },
         "targets": dict(versions),
@@ -176,6 +179,8 @@ def main() -> int:
 
     cpu = None if chosen.unpinned else set_apart_a_cpu()
 
+    if LOAD_AVERAGE > 0.5:
+        say(f"the machine is busy (load average {LOAD_AVERAGE:.1f}): the numbers will be uncertain")
     missing = [target.name for target in chosen.targets if not target.installed]
     for name in missing:
         say(f"{name} is not installed and is left out")

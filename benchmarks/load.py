@@ -13,316 +13,29 @@ import os
 import re
 import select
 import socket
-import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 from urllib.parse import quote
 
 from benchmarks import wire
-
-PATIENCE = 10.0
-"""Seconds without any progress after which a job gives up."""
+from benchmarks.connections import (
+    PATIENCE,
+    Failed,
+    HttpConnection,
+    Server,
+    connect,
+    open_mqtt,
+    open_sse,
+    open_websocket,
+)
+from benchmarks.lanes import Lane, MarkReceiver, Pump, Receiver, Sender
 
 _BUFFER = bytearray(256 * 1024)
-
-
-class Failed(Exception):
-    """The job has no result; the text says why."""
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where the server under test listens.
-
-    :ivar token: the JWT, if the server wants one.
-    :ivar pid: its process, for the jobs that look at its memory.
-    """
-
-    mqtt: int
-    pid: int
-    http: int = 0
-    token: str | None = None
-
-
-# Connections
-
-
-def connect(port: int) -> socket.socket:
-    """Open a blocking connection whose calls fail after :data:`PATIENCE`."""
-    sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The kernel's own timeouts: a Python timeout would cost a poll() before each call.
-    sock.setblocking(True)
-    patience = struct.pack("ll", int(PATIENCE), 0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-    return sock
-
-
-def read_exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = sock.recv(size - len(data))
-        if not more:
-            raise Failed("the server closed the connection")
-        data += more
-    return data
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while end not in data:
-        more = sock.recv(65536)
-        if not more:
-            raise Failed(f"the server closed the connection after {data[:80]!r}")
-        data += more
-    return data
-
-
-def open_mqtt(server: Server, client_id: str, subscribe_to: str | None = None) -> socket.socket:
-    sock = connect(server.mqtt)
-    sock.sendall(wire.mqtt_connect(client_id, server.token))
-    answer = read_exactly(sock, 4)
-    if answer != b"\x20\x02\x00\x00":
-        raise Failed(f"CONNECT was answered with {answer.hex()}")
-    if subscribe_to is not None:
-        sock.sendall(wire.mqtt_subscribe(subscribe_to))
-        answer = read_exactly(sock, 5)
-        if answer != b"\x90\x03\x00\x01\x00":
-            raise Failed(f"SUBSCRIBE was answered with {answer.hex()}")
-    return sock
-
-
-def open_sse(server: Server, topic: str) -> socket.socket:
-    sock = connect(server.http)
-    sock.sendall(wire.sse_request(topic, server.token or ""))
-    head = read_until(sock, b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise Failed(f"the event stream was answered with {head[:200]!r}")
-    return sock
-
-
-def open_websocket(server: Server, topic: str) -> socket.socket:
-    sock = connect(server.http)
-    sock.sendall(wire.websocket_request(server.token or ""))
-    head = read_until(sock, b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 101 "):
-        raise Failed(f"the handshake was answered with {head[:200]!r}")
-    sock.sendall(wire.websocket_text({"action": "subscribe", "topic": topic, "id": 1}))
-    answer = read_until(sock, b"}")
-    if b'"ack"' not in answer:
-        raise Failed(f"the subscription was answered with {answer[:200]!r}")
-    return sock
-
-
-# Throughput: senders, receivers, and lanes that keep the one from outrunning the other
-
-
-class Receiver:
-    """A connection whose messages (or acknowledgements) all have ``size`` bytes."""
-
-    def __init__(self, sock: socket.socket, size: int) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.size = size
-        self.units = 0
-
-    @property
-    def messages(self) -> int:
-        return self.units // self.size
-
-    def read(self) -> None:
-        count = self._recv()
-        self.units += count
-
-    def _recv(self) -> int:
-        try:
-            count = self.sock.recv_into(_BUFFER)
-        except BlockingIOError:
-            return 0
-        if not count:
-            raise Failed("the server closed the connection of a receiver")
-        return count
-
-
-class MarkReceiver(Receiver):
-    """A connection whose messages each hold one mark."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock, 1)
-
-    def read(self) -> None:
-        self.units += _BUFFER.count(wire.MARK, 0, self._recv())
-
-
-class Sender:
-    """A connection that sends packets of one size out of a ring."""
-
-    def __init__(self, sock: socket.socket, ring: bytes, size: int) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self._ring = memoryview(ring)
-        self._size = size
-        self._at = 0
-        self._due = 0
-
-    def give(self, messages: int) -> None:
-        """Owe the server so many more messages."""
-        self._due += messages * self._size
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what is owed, as far as the connection takes it."""
-        while self._due:
-            try:
-                sent = self.sock.send(self._ring[self._at : self._at + self._due])
-            except BlockingIOError:
-                return
-            self._at = (self._at + sent) % len(self._ring)
-            self._due -= sent
-
-
-class Lane:
-    """Senders whose every message reaches every receiver; at most ``window`` messages are under way.
-
-    The server cannot be made to drop anything so, and what is sent is at the end what was received.
-
-    :ivar burst: messages for which there must be room before more are sent.
-    """
-
-    def __init__(self, senders: Sequence[Sender], receivers: Sequence[Receiver], window: int, burst: int) -> None:
-        self.senders = senders
-        self.receivers = receivers
-        self.sent = 0
-        self._window = window
-        self._burst = burst
-        self._turn: Iterator[Sender] = cycle(senders)
-
-    def top_up(self) -> None:
-        room = self._window - self.sent + min([one.units // one.size for one in self.receivers])
-        burst = room if len(self.senders) == 1 else self._burst
-        while room >= self._burst:
-            next(self._turn).give(burst)
-            self.sent += burst
-            room -= burst
-
-    @property
-    def received(self) -> int:
-        return sum(one.messages for one in self.receivers)
-
-    @property
-    def expected(self) -> int:
-        return self.sent * len(self.receivers)
-
-    def reset(self) -> None:
-        self.sent = 0
-        for one in self.receivers:
-            one.units = 0
-
-
-class Pump:
-    """Runs lanes: primes them, keeps them full for a while, and sees to it that nothing was lost.
-
-    A server that writes each message by itself would wake the generator for each.  A ``pause`` (in seconds) before
-    each look lets more arrive; it is far shorter than what the server needs for a window.
-    """
-
-    def __init__(self, lanes: Sequence[Lane], pause: float = 0.0) -> None:
-        self._lanes = lanes
-        self._pause = pause
-        self._epoll = select.epoll()
-        self._readers: dict[int, tuple[Receiver, Lane]] = {}
-        self._writers: dict[int, Sender] = {}
-        for lane in lanes:
-            for receiver in lane.receivers:
-                self._readers[receiver.sock.fileno()] = (receiver, lane)
-                self._epoll.register(receiver.sock.fileno(), select.EPOLLIN)
-            for sender in lane.senders:
-                # Edge-triggered: one event when a full connection has room again, and none before.
-                self._writers[sender.sock.fileno()] = sender
-                self._epoll.register(sender.sock.fileno(), select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
-
-    @property
-    def _received(self) -> int:
-        return sum(lane.received for lane in self._lanes)
-
-    def _turn(self, timeout: float, top_up: bool) -> bool:
-        """Wait for events and serve them; ``False`` if there were none."""
-        readers = self._readers
-        if self._pause:
-            time.sleep(self._pause)
-        events = self._epoll.poll(timeout)
-        touched = set()
-        for fd, mask in events:
-            found = readers.get(fd)
-            if found is not None:
-                found[0].read()
-                touched.add(found[1])
-            elif mask & select.EPOLLRDHUP:
-                raise Failed("the server closed the connection of a sender")
-            else:
-                self._writers[fd].flush()
-        if top_up:
-            for lane in touched:
-                lane.top_up()
-        return bool(events)
-
-    def run(self, seconds: float) -> float:
-        """Fill the lanes and measure.
-
-        :returns: messages received in a second.
-        """
-        self._prime()
-        for lane in self._lanes:
-            lane.top_up()
-        self._until(time.perf_counter() + seconds / 4)
-        count, start = self._received, time.perf_counter()
-        self._until(start + seconds)
-        count, elapsed = self._received - count, time.perf_counter() - start
-        self._drain()
-        return count / elapsed
-
-    def _until(self, end: float) -> None:
-        progress = time.perf_counter()
-        while (now := time.perf_counter()) < end:
-            if self._turn(0.1, True):
-                progress = now
-            elif now - progress > PATIENCE:
-                raise Failed("nothing more arrives")
-
-    def _prime(self) -> None:
-        """Send single messages until every receiver has seen one: not every protocol says when a subscription holds."""
-        end = time.perf_counter() + PATIENCE
-        while silent := [lane for lane in self._lanes if not all(one.messages for one in lane.receivers)]:
-            if time.perf_counter() > end:
-                raise Failed("nothing arrives")
-            for lane in silent:
-                lane.senders[0].give(1)
-            retry = time.perf_counter() + 0.5
-            while time.perf_counter() < retry and not all(all(r.messages for r in lane.receivers) for lane in silent):
-                self._turn(0.05, False)
-        while self._turn(0.1, False):
-            pass
-        for lane in self._lanes:
-            lane.reset()
-
-    def _drain(self) -> None:
-        progress = time.perf_counter()
-        expected = sum(lane.expected for lane in self._lanes)
-        while (received := self._received) < expected and time.perf_counter() - progress < PATIENCE / 2:
-            if self._turn(0.1, False):
-                progress = time.perf_counter()
-        if received != expected:
-            raise Failed(f"{expected:,} messages were due and {received:,} arrived")
-
-
-# The jobs: each returns one number
 
 
 def fan(
@@ -336,9 +49,11 @@ def fan(
     receive: str = "mqtt",
     window: int = 3540,
     burst: int = 885,
+    mixed: bool = False,
 ) -> float:
     """Throughput at QoS 0 of ``pairs`` independent lanes, received by ``mqtt``, ``sse`` or ``websocket``.
 
+    :param mixed: payloads of many sizes, with the same average; ``burst`` is then a multiple of 66.
     :returns: deliveries in a second.
     """
     lanes = []
@@ -347,12 +62,14 @@ def fan(
         packet = len(wire.mqtt_publish(name))
         receivers: list[Receiver] = []
         for one in range(subscribers):
-            if receive == "mqtt":
-                receivers.append(Receiver(open_mqtt(server, f"sub-{pair}-{one}", name), packet))
+            if receive == "sse":
+                receivers.append(MarkReceiver(open_sse(server, name)))
+            elif receive == "websocket":
+                receivers.append(MarkReceiver(open_websocket(server, name)))
             else:
-                opener = open_sse if receive == "sse" else open_websocket
-                receivers.append(MarkReceiver(opener(server, name)))
-        ring = wire.publish_ring(name, burst, 0)
+                sock = open_mqtt(server, f"sub-{pair}-{one}", name)
+                receivers.append(MarkReceiver(sock) if mixed else Receiver(sock, packet))
+        ring = wire.mixed_ring(name, burst) if mixed else wire.publish_ring(name, burst, 0)
         senders = [Sender(open_mqtt(server, f"pub-{pair}-{one}"), ring, packet) for one in range(publishers)]
         lanes.append(Lane(senders, receivers, window, burst))
     return Pump(lanes, 0.0001).run(seconds)
@@ -469,47 +186,6 @@ def acknowledged_singly(server: Server, seconds: float, *, topic: str) -> float:
     sock = open_mqtt(server, "pub")
     times = _one_in_flight(sock, sock, [wire.mqtt_publish(topic, 1), wire.mqtt_publish(topic, 2)], 4, seconds)
     return len(times) / (sum(times) / 1e9)
-
-
-_STATUS = re.compile(rb"HTTP/1\.1 (2\d\d) ")
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
-
-
-class HttpConnection:
-    """A connection with one request under way at a time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self._data = b""
-
-    def read(self) -> bytes | None:
-        """Take what has arrived.
-
-        :returns: the response, head and body, once it is whole.
-        :raises Failed: if its status is not one of success.
-        """
-        try:
-            more = self.sock.recv(65536)
-        except BlockingIOError:
-            return None
-        if not more:
-            raise Failed("the server closed an HTTP connection")
-        data = self._data = self._data + more if self._data else more
-        head = data.find(b"\r\n\r\n") + 4
-        if head < 4:
-            return None
-        length = _LENGTH.search(data, 0, head)
-        if length is not None:
-            whole = len(data) >= head + int(length[1])
-        else:
-            whole = data.startswith(b"HTTP/1.1 204") or data.endswith(b"0\r\n\r\n")
-        if not whole:
-            return None
-        if not _STATUS.match(data):
-            raise Failed(f"a request was answered with {data[:300]!r}")
-        self._data = b""
-        return data
 
 
 def _exchange(

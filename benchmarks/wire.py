@@ -49,15 +49,22 @@ def mqtt_subscribe(topic: str, qos: int = 0) -> bytes:
     return _packet(0x82, b"\x00\x01" + _text(topic) + bytes([qos]))
 
 
-def mqtt_publish(topic: str, packet_id: int = 0) -> bytes:
-    """A PUBLISH of :data:`PAYLOAD`: at QoS 0, or at QoS 1 if there is a packet id."""
+def mqtt_publish(topic: str, packet_id: int = 0, payload: bytes = PAYLOAD) -> bytes:
+    """A PUBLISH: at QoS 0, or at QoS 1 if there is a packet id."""
     identifier = packet_id.to_bytes(2, "big") if packet_id else b""
-    return _packet(0x32 if packet_id else 0x30, _text(topic) + identifier + PAYLOAD)
+    return _packet(0x32 if packet_id else 0x30, _text(topic) + identifier + payload)
 
 
 def publish_ring(topic: str, count: int, qos: int) -> bytes:
     """``count`` PUBLISH packets of one size, to be sent round and round; at QoS 1 their ids are 1 to ``count``."""
     return b"".join(mqtt_publish(topic, one if qos else 0) for one in range(1, count + 1))
+
+
+def mixed_ring(topic: str, count: int) -> bytes:
+    """``count`` PUBLISH packets at QoS 0 whose payloads have 32 to 96 bytes, 64 on average over 66 packets."""
+    sizes = [32 + 25 * one % 33 for one in range(33)]
+    sizes = [size for half in sizes for size in (half, 128 - half)]
+    return b"".join(mqtt_publish(topic, payload=PAYLOAD.rjust(96, b"x")[-sizes[n % 66] :]) for n in range(count))
 
 
 def http_request(method: str, path: str, token: str, body: object = None) -> bytes:

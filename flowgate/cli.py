@@ -9,20 +9,31 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
+from twisted.web.client import RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
 DEFAULT_DATA = "flowgate-data"
 _TIMEOUT = 30
 _LONGEST_LINE = 4 * 1024 * 1024
+
+_NO_ANSWER = (
+    ConnectError,
+    ConnectionClosed,
+    DNSLookupError,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    # What the time-out makes of a request, before there is a connection.
+    CancelledError,
+    ConnectingCancelledError,
+)
 
 
 class Failed(Exception):
@@ -44,10 +55,15 @@ class Place:
     def find(cls, options: argparse.Namespace) -> Place:
         """Find a gateway by the options, the environment, or what it wrote into its data directory.
 
-        :raises Failed: if nothing tells.
+        The token in the data directory belongs to the gateway there: another one, named by its URL alone, is not
+        shown it.
+
+        :raises Failed: if nothing tells, or the URL is none.
         """
-        data = Path(options.data or os.environ.get("FLOWGATE_DATA") or DEFAULT_DATA)
+        named = options.data or os.environ.get("FLOWGATE_DATA")
+        data = Path(named or DEFAULT_DATA)
         url = options.url or os.environ.get("FLOWGATE_URL") or ""
+        here = bool(named) or not url
         if not url:
             try:
                 url = json.loads((data / "gateway.json").read_text())["url"]
@@ -56,13 +72,24 @@ class Place:
                     f"no gateway runs with the data directory {data}: start it with twistd -n flowgate,"
                     " or give --data or --url"
                 ) from None
+        _check_url(url)
         token = options.admin_token or os.environ.get("FLOWGATE_ADMIN_TOKEN") or ""
-        if not token:
+        if not token and here:
             try:
                 token = (data / "admin.token").read_text().strip()
-            except OSError:
+            except (OSError, UnicodeDecodeError):
                 token = ""
         return cls(url.rstrip("/"), token)
+
+
+def _check_url(url: object) -> None:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise Failed(f"{url!r} is not the URL of a gateway, such as http://127.0.0.1:8080")
 
 
 class Api:
@@ -87,19 +114,33 @@ class Api:
             headers["Content-Type"] = "application/json"
         try:
             response: IResponse = await self._treq.request(
-                method, self._place.url + path, timeout=_TIMEOUT, unbuffered=True, **arguments
+                method,
+                self._place.url + path,
+                timeout=_TIMEOUT,
+                unbuffered=True,
+                allow_redirects=False,  # the token is for this place only
+                **arguments,
             )
-        except (ConnectError, ConnectionClosed) as error:
-            raise Failed(f"no gateway answers at {self._place.url}: is twistd flowgate running? ({error})") from None
-        if response.code >= 400:
-            text = await self._treq.content(response)
-            raise Failed(_reason(response.code, text))
+        except _NO_ANSWER:
+            raise Failed(f"no gateway answers at {self._place.url}: is `twistd flowgate` running?") from None
+        if not 200 <= response.code < 300:
+            raise Failed(_reason(response.code, await self._content(response)))
         return response
+
+    async def _content(self, response: IResponse) -> bytes:
+        try:
+            content: bytes = await self._treq.content(response)
+        except _NO_ANSWER:
+            raise Failed(f"the answer of the gateway at {self._place.url} broke off") from None
+        return content
 
     async def json(self, method: str, path: str, body: object = None, token: str | None = None) -> Any:
         response = await self.request(method, path, body, token)
-        text = await self._treq.content(response)
-        return json.loads(text) if text else None
+        text = await self._content(response)
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise Failed(f"what answers at {self._place.url} is not a Flow-Gate") from None
 
     async def admin(self, method: str, path: str, body: object = None) -> Any:
         """Make a request of the administrator."""
@@ -120,13 +161,24 @@ class Api:
 def _reason(status: int, text: bytes) -> str:
     try:
         problem = json.loads(text)
-        return str(problem.get("detail") or problem.get("error_description") or problem.get("title") or status)
+        said = problem.get("detail") or problem.get("error_description") or problem.get("title")
     except (ValueError, AttributeError):
-        return f"the gateway answered with status {status}"
+        said = None
+    return " ".join(str(said).split()) if said else f"the gateway answered with status {status}"
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the interpreter flushes it once more at its end)
+        raise Failed("nobody reads the output any more") from None
+
+
+def _line(value: object) -> str:
+    """A value of a message on one line; what would break the line, or talk to the terminal, is escaped as in JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _key(options: argparse.Namespace) -> str:
@@ -216,17 +268,29 @@ class _Events(Protocol):
         self._kind = ""
 
     def dataReceived(self, data: bytes) -> None:
+        if self._ended.called:
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_LINE:
-            raise ValueError("the gateway sent a line without an end")
-        for line in lines:
-            name, _, value = line.partition(b": ")
-            if name == b"event":
-                self._kind = value.decode()
-            elif name == b"data" and self._kind == "message":
-                self._show(json.loads(value))
+        try:
+            if len(self._rest) > _LONGEST_LINE:
+                raise Failed("the gateway sent a line without an end")
+            for line in lines:
+                self._take(line)
+        except Failed as failed:
+            self._ended.errback(failed)
+        except (ValueError, KeyError, TypeError):
+            self._ended.errback(Failed("the gateway sent an event that cannot be read"))
+
+    def _take(self, line: bytes) -> None:
+        name, _, value = line.partition(b": ")
+        if name == b"event":
+            self._kind = value.decode()
+        elif name == b"data" and self._kind == "message":
+            self._show(json.loads(value))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._ended.called:
+            return
         if reason.check(ResponseDone, PotentialDataLoss):  # type: ignore[no-untyped-call]
             self._ended.callback(None)
         else:
@@ -238,9 +302,7 @@ async def subscribe(api: Api, options: argparse.Namespace) -> None:
     response = await api.request("GET", f"/api/v1/subscribe?topic={quote(options.filter, safe='')}", token=bearer)
 
     def show(event: dict[str, Any]) -> None:
-        data = event["data"]
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-        _say(json.dumps(event, ensure_ascii=False) if options.json else f"{event['topic']}\t{text}")
+        _say(json.dumps(event) if options.json else f"{_line(event['topic'])}\t{_line(event['data'])}")
 
     ended: Deferred[None] = Deferred()
     response.deliverBody(_Events(ended, show))  # type: ignore[no-untyped-call]
@@ -286,21 +348,34 @@ class _Parser(argparse.ArgumentParser):
         raise Failed(f"{message} ({self.prog} --help tells more)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    # The options that every command takes may stand anywhere on the line.  Below a command they have no default of
-    # their own, so that one given before the command stays.
-    def everywhere(default: object) -> argparse.ArgumentParser:
-        shared = argparse.ArgumentParser(add_help=False)
-        group = shared.add_argument_group("the gateway")
-        group.add_argument("--data", default=default, help="data directory of the gateway [./flowgate-data]")
-        group.add_argument("--url", default=default, help="URL of the gateway (FLOWGATE_URL)")
-        group.add_argument("--admin-token", default=default, help="the administrator's token (FLOWGATE_ADMIN_TOKEN)")
-        group.add_argument("--key", default=default, help="API key to publish, subscribe or use queues (FLOWGATE_KEY)")
-        group.add_argument("--json", action="store_true", default=default or False, help="print JSON")
-        return shared
+def _everywhere(default: object = None) -> argparse.ArgumentParser:
+    """The options that every command takes."""
+    shared = _Parser(prog="flowgate", add_help=False, allow_abbrev=False)
+    group = shared.add_argument_group("the gateway")
+    group.add_argument("--data", default=default, help="data directory of the gateway [./flowgate-data]")
+    group.add_argument("--url", default=default, help="URL of the gateway (FLOWGATE_URL)")
+    group.add_argument("--admin-token", default=default, help="the administrator's token (FLOWGATE_ADMIN_TOKEN)")
+    group.add_argument("--key", default=default, help="API key to publish, subscribe or use queues (FLOWGATE_KEY)")
+    group.add_argument("--json", action="store_true", default=default or False, help="print JSON")
+    return shared
 
-    parser = _Parser(prog="flowgate", description="Talks to a running Flow-Gate.", parents=[everywhere(None)])
-    below = everywhere(argparse.SUPPRESS)
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read a command line; the options that every command takes may stand anywhere on it.
+
+    They are taken out first: argparse does not find the second of two positional arguments behind an option, if it
+    may be left out.
+
+    :raises Failed: if it is not understood.
+    """
+    shared, rest = _everywhere().parse_known_args(arguments)
+    return _parser().parse_args(rest, shared)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # For the help only: `parse` has taken them out.
+    below = _everywhere(argparse.SUPPRESS)
+    parser = _Parser(prog="flowgate", description="Talks to a running Flow-Gate.", parents=[below])
 
     def commands(parent: argparse.ArgumentParser) -> Any:
         return parent.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -354,10 +429,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+async def execute(options: argparse.Namespace, place: Place, treq: Any) -> None:
+    """Carry out a parsed command line.
+
+    :param treq: the treq module, or what stands for it in tests.
+    :raises Failed: if that is not possible.
+    """
+    try:
+        await options.run(Api(place, treq), options)
+    except UnicodeEncodeError:
+        raise Failed("an argument or the output cannot be written in its encoding: use UTF-8") from None
+    except (KeyError, TypeError, AttributeError):
+        # Members that every Flow-Gate's answers have.
+        raise Failed(f"what answers at {place.url} is not a Flow-Gate, or one of another version") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; ends the process with status 0, or 1 and one sentence on the standard error."""
     try:
-        options = _parser().parse_args(arguments)
+        options = parse(arguments)
         place = Place.find(options)
     except Failed as failed:
         sys.exit(f"flowgate: {failed}")
@@ -370,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     async def run(_: object) -> None:
         nonlocal status
         try:
-            await options.run(Api(place, treq), options)
+            await execute(options, place, treq)
         except Failed as failed:
             print(f"flowgate: {failed}", file=sys.stderr)
             status = 1

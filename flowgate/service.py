@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -51,12 +52,19 @@ DRAIN_SECONDS = 10
 _LOCATION = "gateway.json"
 """The file in the data directory that tells the ``flowgate`` command where this gateway is."""
 
+_CONTENTS = {
+    *(".probe", "admin.token", "admin.token.new", _LOCATION),
+    *("lock", "master.secret", "master.secret.new", "nats"),
+}
+"""What a data directory of ours may hold."""
+
 
 class FlowGate(Service):
     """One node of the gateway.
 
     Started in this order: data directory, nats-server (our own child, unless there are ``nats`` URLs), bus, accounts,
-    listeners; stopped in the opposite one.  What cannot be started ends the process with one sentence and exit status 1.
+    listeners; stopped in the opposite one.  What cannot be started ends the process with one sentence and exit
+    status 1.
     """
 
     name = "flowgate"
@@ -74,20 +82,29 @@ class FlowGate(Service):
 
     def _begin(self) -> None:
         # twistd would end with the signal's own status after SIGTERM; an ordered stop is a success.
-        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._end_process))
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._failed)
 
+    def _end_process(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):  # it is ending already
+            self._reactor.stop()
+
     def _failed(self, failure: Any) -> None:
+        if self._draining:
+            _log.info("the start was broken off: {reason}", reason=failure.value)
+            return
         if failure.check(StartError):
             sentence = failure.getErrorMessage()
         else:
             _log.failure("the gateway could not start", failure)
             sentence = f"the gateway could not start: {failure.getErrorMessage()}"
-        print(f"flowgate: {sentence}", file=sys.stderr, flush=True)
+        _log.info("the start failed: {sentence}", sentence=sentence)
+        # twistd has made sys.stderr a part of its log.
+        print(f"flowgate: {sentence}", file=sys.__stderr__, flush=True)
         # twistd has no exit status of its own for a service that fails while it starts.
         atexit.register(os._exit, 1)
-        self._reactor.stop()
+        self._end_process()
 
     async def _start(self) -> None:
         settings, reactor = self._settings, self._reactor
@@ -126,6 +143,8 @@ class FlowGate(Service):
         await nats.start()
         store = JetStreamStore(nats, replicas=settings.replicas)
         queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, reactor)
+        self._undo.append(("queues", queues.stop))
+        await queues.start()
         keyring = Keyring(store, master, time.time)
         self._undo.append(("keys", keyring.stop))
         await keyring.start()
@@ -147,11 +166,12 @@ class FlowGate(Service):
         mqtt = MqttFactory(gateway, tokens, wheel, reactor, time.time)
         http_at = [await self._listen(endpoint, site) for endpoint in settings.http]
         mqtt_at = [await self._listen(endpoint, mqtt) for endpoint in settings.mqtt]
-        url = next((f"http://{address}" for address in http_at if not address.startswith("unix:")), "")
+        url = _url(settings.http, http_at)
         location = data / _LOCATION
         location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
         self._undo.append(("location", lambda: location.unlink(missing_ok=True)))
-        _log.info("Flow-Gate {version} is ready after {seconds:.1f} s", version=__version__, seconds=reactor.seconds() - began)
+        seconds = reactor.seconds() - began
+        _log.info("Flow-Gate {version} is ready after {seconds:.1f} s", version=__version__, seconds=seconds)
         _log.info("HTTP and WebSocket at {url}; make the first API key with: flowgate key create USER APP", url=url)
 
     async def _listen(self, description: str, factory: IProtocolFactory) -> str:
@@ -185,6 +205,8 @@ class FlowGate(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._starting is not None:
+            await self._starting  # nothing may be added to what is undone here
         while self._undo:
             name, undo = self._undo.pop()
             try:
@@ -199,17 +221,35 @@ class FlowGate(Service):
 def prepare_directory(path: Path) -> Path:
     """Make the data directory, readable by its owner alone.
 
-    :raises StartError: if it cannot be made or written to.
+    One that held other things before keeps its mode: it is not ours to close, and all that is put into it is private
+    by itself.
+
+    :raises StartError: if it cannot be made or written to, or others can put things into it.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
+        if _CONTENTS.issuperset(os.listdir(path)):
+            path.chmod(0o700)
+        elif path.stat().st_mode & 0o022:
+            raise StartError(
+                f"the data directory {path} holds other things, and others can write to it: give one of its own"
+            )
         probe = path / ".probe"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another gateway may look at the same moment
     except OSError as error:
         raise StartError(f"the data directory {path} cannot be used: {error.strerror}") from None
     return path.resolve()
+
+
+def _url(described: Sequence[str], addresses: Sequence[str]) -> str:
+    """Where this machine's programs find HTTP, empty if nowhere; plain HTTP before TLS, whose names may not fit."""
+    urls = [
+        ("https://" if endpoint.startswith("ssl:") else "http://") + address
+        for endpoint, address in zip(described, addresses, strict=True)
+        if not address.startswith("unix:")
+    ]
+    return min(urls, key=lambda url: url.startswith("https:"), default="")
 
 
 def _address(port: IListeningPort) -> str:

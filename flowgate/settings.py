@@ -204,6 +204,8 @@ def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], list[object]]
     for key, value in document.items():
         if (key in tables) is not isinstance(value, dict) and (key in tables or key in known):
             raise StartError(f"{path}: {key} must {'' if key in tables else 'not '}be a table")
+        if value == {} and key not in tables:
+            raise StartError(f"{path}: {_unknown(key, [*known, *tables, 'topics'])}")
         inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
         for name, one in inner.items():
             if name not in known:

@@ -8,11 +8,17 @@ from io import BytesIO
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 
+from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Grant, Grants, Principal
+from flowgate.auth.tokens import TokenService
+from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections
 from flowgate.errors import InvalidToken
@@ -20,6 +26,7 @@ from flowgate.gateway import Gateway
 from flowgate.http.site import make_site
 from flowgate.limits import Limits, Policies
 from flowgate.metering import Meter
+from flowgate.queues.service import Queues
 from flowgate.router import Router
 from flowgate.subscriber import Turn
 from flowgate.timers import Wheel
@@ -68,18 +75,40 @@ class FakeTokens:
             raise InvalidToken()
         return found
 
+    def revoke(self, principal: Principal) -> Deferred[None]:
+        return succeed(None)
+
 
 class Transport(StringTransport):
-    """Remembers that it was aborted; tells its protocol when it is closed."""
+    """Loses its connection as a socket does: in a later turn, once, and nothing is read after it was asked for.
 
-    aborted = False
+    :ivar aborted: whether the connection was closed without sending the rest.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.protocol: Any = None
+        self.aborted = False
+        self.closed = False
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self._clock.callLater(0, self.lose)
 
     def abortConnection(self) -> None:
         self.aborted = True
-        self.disconnecting = True
+        self.loseConnection()
 
-    def getTcpNoDelay(self) -> bool:
-        return True
+    def unregisterProducer(self) -> None:
+        if self.producer is not None:
+            super().unregisterProducer()
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        if not self.closed:
+            self.closed = self.disconnecting = True
+            self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
 class Answer:
@@ -107,17 +136,19 @@ class Connection:
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self.transport = Transport()
+        self.transport = Transport(client.clock)
         self.protocol: Any = client.site.buildProtocol(cast(Any, None))
+        self.transport.protocol = self.protocol
         self.protocol.makeConnection(self.transport)
 
     def send(self, data: bytes) -> None:
-        self.protocol.dataReceived(data)
+        if not self.transport.disconnecting:
+            self.protocol.dataReceived(data)
         self._client.settle()
 
     @property
     def received(self) -> bytes:
-        return self.transport.value()
+        return bytes(self.transport.value())
 
     def body(self) -> bytes:
         """What has come of a chunked body so far."""
@@ -133,15 +164,12 @@ class Connection:
 
     def lose(self) -> None:
         """The client goes away."""
-        from twisted.internet.error import ConnectionLost
-        from twisted.python.failure import Failure
-
-        self.protocol.connectionLost(Failure(ConnectionLost()))
+        self.transport.lose()
         self._client.settle()
 
 
 class HttpClient:
-    """A whole site over a bus in memory, and its client.
+    """A whole site over a bus, a store and queues in memory, and its client.
 
     :ivar clock: the site's time.
     """
@@ -150,36 +178,48 @@ class HttpClient:
         self,
         limits: Limits | None = None,
         policies: Policies | None = None,
-        keyring: object = None,
-        queues: object = None,
-        tokens: object = None,
         websocket: IResource | None = None,
+        real_tokens: bool = False,
     ) -> None:
+        """Make a site.
+
+        :param real_tokens: whether tokens are made and verified, instead of known by heart.
+        """
+        limits = limits or Limits()
         self.clock = Clock()
         self.bus = MemoryBus(self.clock)
-        self.connections = Connections((limits or Limits()).connections)
+        self.connections = Connections(limits.connections)
         self.router = Router()
-        self.gateway = Gateway(
-            self.bus, self.router, Turn(), self.connections, Meter(), limits or Limits(), policies or Policies()
-        )
+        self.gateway = Gateway(self.bus, self.router, Turn(), self.connections, Meter(), limits, policies or Policies())
         self.bus.listener = self.gateway
         self.bus.start()
-        self.tokens: Any = FakeTokens() if tokens is None else tokens
+        self.store = MemoryStore()
+        self.keyring = Keyring(self.store, b"master secret", self.now)
+        self.keyring.start()
+        self.token_service = TokenService(self.keyring, b"master secret", self.store, "https://gateway", self.now)
+        self.token_service.start()
+        self.tokens = FakeTokens()
+        self.queues = Queues(MemoryQueues(self.clock), self.store, b"master secret", self.clock)
+        self.queues.start()
         self.draining = False
         self.wheel = Wheel(self.clock)
         self.site = make_site(
             self.gateway,
-            self.tokens,
-            cast(Any, keyring),
-            cast(Any, queues),
+            self.token_service if real_tokens else cast(TokenService, self.tokens),
+            self.keyring,
+            self.queues,
             ADMIN_TOKEN,
             websocket or cast(IResource, Resource()),
             self.wheel,
             self.clock,
-            lambda: NOW + self.clock.seconds(),
+            self.now,
             lambda: self.draining,
         )
         self.settle()
+
+    def now(self) -> float:
+        """Seconds since 1970 UTC."""
+        return NOW + self.clock.seconds()
 
     def settle(self) -> None:
         """Let everything happen that happens at once."""
@@ -234,7 +274,3 @@ def request(
     fields.update(headers or {})
     head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return head.encode() + b"\r\n" + data
-
-
-def done(result: object) -> Deferred[Any]:
-    return succeed(result)

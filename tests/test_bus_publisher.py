@@ -102,13 +102,16 @@ class PublisherTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.link = FakeLink()
-        self.drained = 0
+        self.drained = self.settled = 0
         self.lane = self.make()
 
     def make(self, **options: Any) -> Publisher:
-        lane = Publisher(self.clock, self.link, self.count_drain, **options)  # type: ignore[arg-type]
+        lane = Publisher(self.clock, self.link, self.count_drain, self.count_settled, **options)  # type: ignore[arg-type]
         lane.open()
         return lane
+
+    def count_settled(self) -> None:
+        self.settled += 1
 
     def count_drain(self) -> None:
         self.drained += 1
@@ -182,6 +185,7 @@ class PublisherTests(SynchronousTestCase):
         self.clock.pump([1] * 7)
         self.failureResultOf(stored, BusUnavailable)
         self.failureResultOf(single, BusUnavailable)
+        self.assertTrue(self.settled)
         self.assertEqual((self.link.inboxes, self.clock.getDelayedCalls()), ({}, []))
 
     def test_long_run_spans_parcels(self) -> None:

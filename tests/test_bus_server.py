@@ -37,7 +37,7 @@ class FindTests(SynchronousTestCase):
     """Where nats-server is looked for."""
 
     def setUp(self) -> None:
-        self.place = Path(self.mktemp()).absolute()  # type: ignore[no-untyped-call]
+        self.place = Path(self.mktemp()).absolute()
         self.place.mkdir()
         # An interpreter that has no nats-server beside it.
         self.patch(sys, "executable", str(self.place / "none" / "python"))
@@ -70,7 +70,7 @@ class ConfigTests(SynchronousTestCase):
     """The configuration file."""
 
     def config(self, durability: str = "os") -> ServerConfig:
-        directory = Path(self.mktemp())  # type: ignore[no-untyped-call]
+        directory = Path(self.mktemp())
         directory.mkdir()
         return ServerConfig(directory, durability, "t0ken")
 
@@ -105,7 +105,7 @@ class PortsTests(SynchronousTestCase):
     """Reading the file in which nats-server says its port."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp())  # type: ignore[no-untyped-call]
+        self.directory = Path(self.mktemp())
         self.directory.mkdir()
 
     def test_read(self) -> None:
@@ -125,7 +125,7 @@ class LockTests(SynchronousTestCase):
     """One gateway per data directory."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp())  # type: ignore[no-untyped-call]
+        self.directory = Path(self.mktemp())
 
     def test_makes_directory(self) -> None:
         """A directory that does not exist is made, for its owner only."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -210,7 +212,7 @@ class BatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.client = HttpClient(Limits(batch_messages=3))
 
-    def publish(self, messages: object, **headers: str) -> tuple[int, dict[str, object]]:
+    def publish(self, messages: object, **headers: str) -> tuple[int, dict[str, Any]]:
         answer = self.client.call("POST", "/api/v1/publish/batch", {"messages": messages}, headers)
         return answer.status, answer.json()
 
@@ -233,6 +235,13 @@ class BatchTests(SynchronousTestCase):
         self.assertIn("messages[1]", str(problem["detail"]))
         self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 0)
 
+    def test_one_large_message_refuses_all(self) -> None:
+        """The size of every message is checked before the first one is published."""
+        large = "x" * (self.client.gateway.limits.message_bytes + 1)
+        status, problem = self.publish([{"topic": "a", "message": 1}, {"topic": "a", "message": large}])
+        self.assertEqual((status, problem["code"]), (413, "message_too_large"))
+        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 0)
+
     def test_size(self) -> None:
         """A batch has at least one message, and at most what the limits say."""
         for messages in ([], [{"topic": "a", "message": 1}] * 4, "x", [1]):
@@ -244,7 +253,7 @@ class BatchTests(SynchronousTestCase):
         real = self.client.bus.publish_one
         self.patch(self.client.bus, "publish_one", lambda *args, **more: next(answers) or real(*args, **more))
         status, answer = self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
-        first, second = answer["results"]  # type: ignore[misc]
+        first, second = answer["results"]
         self.assertEqual((status, first["error"]["code"], second["id"]), (200, "message_too_large", "memory-1"))
 
     def test_nothing_stored(self) -> None:
@@ -257,5 +266,5 @@ class BatchTests(SynchronousTestCase):
         batch = [{"topic": "a", "message": 1}, {"topic": "a", "message": 1}]
         _, first = self.publish(batch, **{"Idempotency-Key": "k"})
         _, again = self.publish(batch, **{"Idempotency-Key": "k"})
-        self.assertEqual([one["duplicate"] for one in first["results"]], [False, False])  # type: ignore[attr-defined]
-        self.assertEqual([one["duplicate"] for one in again["results"]], [True, True])  # type: ignore[attr-defined]
+        self.assertEqual([one["duplicate"] for one in first["results"]], [False, False])
+        self.assertEqual([one["duplicate"] for one in again["results"]], [True, True])

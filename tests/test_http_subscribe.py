@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 from flowgate.auth.permissions import Grant, Grants
 from flowgate.connections import IConnection
 from flowgate.errors import BusUnavailable, InvalidToken
-from flowgate.http import subscribe
+from flowgate.http import sse
 from flowgate.interfaces import IReader, ISubscriber
 from flowgate.limits import Limits, Policies, TopicPolicy
 from flowgate.message import Run
@@ -166,9 +166,7 @@ class SubscribeTests(StreamTestCase):
         self.client.tokens.known["bob"] = attrs.evolve(
             principal(Grants.everything(OTHER)), user=OTHER.user, app=OTHER.app, home=OTHER
         )
-        connections = [
-            self.subscribe(f"topic={one}&last_event_id=earliest") for one in ("%23", "+/%23", "bob_cafe_a")
-        ]
+        connections = [self.subscribe(f"topic={one}&last_event_id=earliest") for one in ("%23", "+/%23", "bob_cafe_a")]
         self.publish("a", "secret", token="bob")
         self.assertEqual([self.events(one) for one in connections], [[], [], []])
 
@@ -199,8 +197,13 @@ class SubscribeTests(StreamTestCase):
     def test_encoded_once(self) -> None:
         """Streams of one form share the bytes of a run."""
         encoded: list[object] = []
-        real = subscribe.sse.events
-        self.patch(subscribe.sse, "events", lambda *args: encoded.append(args) or real(*args))  # type: ignore[func-returns-value]
+        real = sse.events
+
+        def events(*args: Any) -> bytes:
+            encoded.append(args)
+            return real(*args)
+
+        self.patch(sse, "events", events)
         for _ in range(3):
             self.subscribe("topic=live/a")
         self.publish_live("live/a", b"1")
@@ -448,6 +451,15 @@ class SlowReaderTests(StreamTestCase):
         self.publish("a", "last")
         self.read_on(connection)
         self.assertEqual([len(text) for text in self.data(connection)], [5, 100_000, 4])
+
+    def test_history_leaves_room_for_live_messages(self) -> None:
+        """History fills no more than about half of the buffer, so that a live message does not cut the reader off."""
+        connection = self.subscribe("topic=%23")
+        self.stall(connection)
+        for _ in range(100):
+            self.publish("a", "x" * 1000)
+        self.publish_live("live/a", b"x" * 20_000)
+        self.assertFalse(connection.transport.aborted)
 
     def test_live_messages_cut_it_off(self) -> None:
         """A reader too slow for messages that history does not hold is cut off, and others are not."""

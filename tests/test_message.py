@@ -71,11 +71,14 @@ class RunTests(SynchronousTestCase):
     def test_encoded_once_per_form(self) -> None:
         """A wire form is made once and shared; another form is made of its own."""
         run = Run(TOPIC, [b"a"])
-        calls: list[str] = []
-        for form in ("x", "x", "y"):
-            wire = run.wire(form, lambda _run, form=form: calls.append(form) or form.encode())  # type: ignore[misc]
-            self.assertEqual(wire, form.encode())
-        self.assertEqual(calls, ["x", "y"])
+        calls: list[Run] = []
+
+        def encode(run: Run) -> bytes:
+            calls.append(run)
+            return b"%d" % len(calls)
+
+        wires = [run.wire(form, encode) for form in ("x", "x", "y", "x")]
+        self.assertEqual((wires, calls), ([b"1", b"1", b"2", b"1"], [run, run]))
 
     def test_preset(self) -> None:
         """A form that is at hand already is not made again, even if it is empty."""

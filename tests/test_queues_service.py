@@ -125,7 +125,7 @@ class QueuesTests(SynchronousTestCase):
             {"max": True},
             {"wait": 1.5},
         ):
-            failure = self.failureResultOf(self.queues.receive(HERE, "q", **options), InvalidParameter)  # type: ignore[arg-type]
+            failure = self.failureResultOf(self.queues.receive(HERE, "q", **options), InvalidParameter)
             self.assertIn(next(iter(options)), failure.value.detail)
 
     def test_default_is_one(self) -> None:

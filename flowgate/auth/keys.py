@@ -145,12 +145,15 @@ class Keyring:
             self._keys.pop(key_id, None)
             self._tell(key_id)
             return
+        known = self._keys.get(key_id)
+        if known is not None and known.disabled:
+            return  # for good: this is older than the revocation, which was noted when it was stored
         try:
             key = ApiKey.from_json(value)
             Namespace.checked(key.user, key.app)
             if key.id != key_id:
                 raise ValueError("a record of another key")
-        except (ValueError, TypeError, KeyError, Refused):
+        except (ValueError, TypeError, KeyError, RecursionError, Refused):
             _log.error("the stored API key {key_id} cannot be read, so it is not accepted", key_id=key_id)
             self._keys.pop(key_id, None)
             self._tell(key_id)
@@ -168,7 +171,7 @@ class Keyring:
             user = User.from_json(value)
             if user.name != name:
                 raise ValueError("a record of another user")
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             _log.error("the stored user {name} cannot be read, so its keys are not accepted", name=name)
             self._users.pop(name, None)
             self._tell(name)
@@ -252,7 +255,7 @@ class Keyring:
         :returns: a Deferred of the key and of its text, which is to be shown once.
         :raises InvalidParameter: through the Deferred, if a value is not allowed.
         :raises InvalidTopic: through the Deferred, if a filter is malformed.
-        :raises InsufficientScope: through the Deferred, if a filter is outside of the application.
+        :raises Conflict: through the Deferred, if the user's stored record cannot be read.
         """
         return Deferred.fromCoroutine(self._create(user, app, name, publish, subscribe, queues, expires_days))
 
@@ -309,7 +312,10 @@ class Keyring:
         return sorted(self._users.values(), key=lambda user: user.name)
 
     def create_user(self, name: str) -> Deferred[User]:
-        """Make a user, or find the one of this name."""
+        """Make a user, or find the one of this name.
+
+        :raises Conflict: through the Deferred, if the stored record of that name cannot be read.
+        """
         return Deferred.fromCoroutine(self._ensure_user(name))
 
     async def _ensure_user(self, name: str) -> User:
@@ -320,9 +326,12 @@ class Keyring:
             try:
                 await self._store.put(USERS, name, user.to_json(), 0)
             except Conflict:
+                # Made by another node just now, and on its way to us; or it cannot be read.
                 entry = await self._store.get(USERS, name)
-                if entry is not None:
-                    user = User.from_json(entry.value)
+                self._user_changed(name, None if entry is None else entry.value)
+                user = self._users.get(name)
+                if user is None:
+                    raise Conflict(f"the user {name} was changed by somebody else, or its record is damaged") from None
             self._users[name] = user
         return user
 

@@ -19,21 +19,33 @@ def _secret(path: Path, given: str | None, name: str) -> str:
         return given
     try:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
             text = path.read_text("ascii", "replace").strip()
-            if path.stat().st_mode & 0o077:
-                raise StartError(f"{path} holds a secret, but others can read it: its mode has to be 0600") from None
-        else:
-            text = secrets.token_urlsafe(32)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        except FileNotFoundError:
+            text = _make(path)
+        if path.stat().st_mode & 0o077:
+            raise StartError(f"{path} holds a secret, but others can read it: its mode has to be 0600")
     except OSError as error:
         raise StartError(f"{path} cannot be used: {error.strerror}") from None
     if not _SECRET.match(text):
         raise StartError(f"{path} does not hold a {name} (32 to 512 of A-Z, a-z, 0-9, '_' and '-')")
+    return text
+
+
+def _make(path: Path) -> str:
+    """Write a new secret: whole and for good, or not at all, because every API key hangs on it."""
+    text = secrets.token_urlsafe(32)
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
     return text
 
 

@@ -39,7 +39,7 @@ _TYPE = "at+jwt"  # RFC 9068 section 2.1
 _CLAIMS = ("iss", "sub", "aud", "iat", "nbf", "exp", "jti", "client_id", "fg")
 _MOST_BYTES = 8192
 _LEEWAY = 5
-"""Seconds by which another node's clock may be ahead."""
+"""Seconds by which another node's clock may differ."""
 _CACHED = 10_000
 """Verified tokens that are remembered, so that a request costs no signature check of its own."""
 _FORGOTTEN_AT_ONCE = 20
@@ -156,7 +156,7 @@ class TokenService:
         :raises InsufficientScope: if more is asked for than the key grants.
         """
         if app is not None and app != key.app:
-            raise InsufficientScope(f"the key is not for the application {app!r}")
+            raise InsufficientScope(f"the key is not for the application {app[:40]!r}")
         if not SHORTEST_LIFE <= ttl <= LONGEST_LIFE:
             raise InvalidParameter(f"ttl must be {SHORTEST_LIFE} to {LONGEST_LIFE} seconds")
         now = int(self._now())
@@ -288,7 +288,7 @@ class TokenService:
         """Drop revocations of tokens that have expired anyway: the bucket holds no more than a day of them."""
         now = self._now()
         oldest = islice(self._revoked.items(), _FORGOTTEN_AT_ONCE)
-        for token_id in [token_id for token_id, expires_at in oldest if expires_at <= now]:
+        for token_id in [token_id for token_id, expires_at in oldest if expires_at + _LEEWAY <= now]:
             try:
                 await self._store.delete(REVOKED, token_id)
             except BusUnavailable:
@@ -302,7 +302,7 @@ class TokenService:
             try:
                 expires_at = float(int(value))
             except (ValueError, OverflowError):
-                _log.error("the stored revocation of {token_id} cannot be read, so it holds for good", token_id=token_id)
+                _log.error("the revocation of {token_id} cannot be read, so it holds for good", token_id=token_id)
                 expires_at = float("inf")
             self._revoked[token_id] = expires_at
             self._tell(token_id)

@@ -46,7 +46,7 @@ class ApiError(Internal):
 
 def api_error(error: Mapping[str, Any]) -> Refused:
     """What the ``error`` member of a JetStream answer means."""
-    err_code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
+    err_code, description = int(error.get("err_code") or 0), str(error.get("description") or "")
     code = error.get("code")
     if err_code in _SEQUENCE_DIFFERS:
         return Conflict("the entry was changed by somebody else")
@@ -141,6 +141,7 @@ class NatsConnection:
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._listeners: list[Any] = []
         self._background: set[asyncio.Task[None]] = set()
+        self._connecting: asyncio.Task[Any] | None = None
 
     @property
     def available(self) -> bool:
@@ -191,6 +192,7 @@ class NatsConnection:
                 self._client = None
                 self.in_background(self._connect_later())
 
+        self._connecting = asyncio.current_task()
         try:
             await client.connect(
                 self._urls,
@@ -209,6 +211,8 @@ class NatsConnection:
         except asyncio.CancelledError:
             await client.close()
             raise
+        finally:
+            self._connecting = None
         if self._stopped:
             await client.close()
             return
@@ -272,6 +276,8 @@ class NatsConnection:
         client, self._client = self._client, None
         for task in list(self._background):
             task.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
         if client is not None:
             await client.close()
 

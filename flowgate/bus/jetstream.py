@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -12,13 +12,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.bus import wire
-from flowgate.bus.feed import Feeds
 from flowgate.bus.grouping import Grouper
 from flowgate.bus.link import Link
 from flowgate.bus.names import CAST, LIVE, OUT, filter_subject, namespace_subject, topic_subject
 from flowgate.bus.publisher import Publisher
 from flowgate.bus.reading import PAGE_MESSAGES, History
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
+from flowgate.bus.tail import Feeds
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, StartError
 from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
@@ -26,6 +26,10 @@ from flowgate.message import Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
 
 _RETRY_SECONDS = 1.0
+
+
+def _settled(listener: IBusListener) -> None:
+    listener.settled()
 
 
 class _Attachment:
@@ -83,7 +87,7 @@ class JetStreamBus:
         self._start_seconds = start_seconds
         self._link = Link(reactor, urls, self, tls=tls)
         self._grouper = Grouper()
-        self._publisher = Publisher(reactor, self._link, self._drained, parcels=parcels)
+        self._publisher = Publisher(reactor, self._link, self._drained, self.link_settled, parcels=parcels)
         self._history = History(reactor, self._link, self._settings, self._grouper)
         self._feeds = Feeds(reactor, self._link, self._settings, self._grouper, self._history)
         self._attachments: dict[Namespace, _Attachment] = {}
@@ -157,8 +161,7 @@ class JetStreamBus:
         self.available = True
         self._publisher.open()
         self._feeds.opened(state)
-        if self.listener is not None:
-            self.listener.availability(True)
+        self._tell(lambda listener: listener.availability(True))
         self._started(None)
 
     def _open_failed(self, failure: Failure) -> None:
@@ -191,19 +194,27 @@ class JetStreamBus:
         for attachment in self._attachments.values():
             # Nothing can arrive until the link is up again, and then the subscriptions are in force.
             self._attached(attachment)
-        if was and self.listener is not None:
-            self.listener.availability(False)
+        if was:
+            self._tell(lambda listener: listener.availability(False))
+        self.link_settled()
 
     def link_drained(self) -> None:
         self._drained()
 
     def link_settled(self) -> None:
-        if self.listener is not None:
-            self.listener.settled()
+        self._tell(_settled)
 
     def _drained(self) -> None:
-        if not self.congested and self.listener is not None:
-            self.listener.drained()
+        if not self.congested:
+            self._tell(lambda listener: listener.drained())
+
+    def _tell(self, what: Callable[[IBusListener], None]) -> None:
+        """Tell the listener something; its faults must not keep the link from being served."""
+        if self.listener is not None:
+            try:
+                what(self.listener)
+            except Exception:
+                self._log.failure("a listener of the bus failed")
 
     # -- publishing
 

@@ -127,11 +127,11 @@ class MemoryQueues:
     def receive(
         self, namespace: Namespace, name: str, limit: int, wait: float, visibility: float
     ) -> Deferred[list[Received]]:
-        def receive() -> list[Received] | Deferred[list[Received]]:
+        def receive() -> Deferred[list[Received]]:
             queue = self._find(namespace, name)
             taken = self._take(queue, namespace, name, limit, visibility)
             if taken or wait <= 0:
-                return taken
+                return succeed(taken)
             answer: Deferred[list[Received]] = Deferred(lambda _: leave())
             receiver = _Receiver(limit, visibility, answer)
             queue.receivers.append(receiver)

@@ -88,6 +88,7 @@ class Publisher:
         reactor: Any,
         link: Link,
         drained: Callable[[], None],
+        settled: Callable[[], None],
         *,
         parcels: int = 4,
         queue_messages: int = 65_536,
@@ -96,6 +97,7 @@ class Publisher:
         """Make a lane; it is open only between :meth:`open` and :meth:`close`.
 
         :param drained: called when :attr:`congested` goes back to false.
+        :param settled: called after Deferreds were fired without the link having brought anything.
         :param parcels: parcels that may be under way at once.
         :param queue_messages: messages, queued and under way, from which on the lane calls itself congested; at
             four times as many it refuses.
@@ -104,6 +106,7 @@ class Publisher:
         self._reactor = reactor
         self._link = link
         self._drained = drained
+        self._settled = settled
         self._most_parcels = parcels
         self._queue_messages = queue_messages
         self._queue_bytes = queue_bytes
@@ -391,14 +394,18 @@ class Publisher:
         """Once a second while anything is under way: end what has waited too long."""
         self._watch = None
         now = self._reactor.seconds()
-        for parcel in [parcel for parcel in self._parcels.values() if parcel.deadline <= now]:
+        parcels = [parcel for parcel in self._parcels.values() if parcel.deadline <= now]
+        singles = [single for single in self._singles.values() if single.deadline <= now]
+        for parcel in parcels:
             if parcel.token in self._parcels:
                 self._settle(parcel, 0, "no acknowledgement in time")
-        for single in [single for single in self._singles.values() if single.deadline <= now]:
+        for single in singles:
             if self._singles.pop(single.token, None) is not None:
                 self._link.close_inbox(single.token)
                 single.result.errback(BusUnavailable("the message bus does not answer in time"))
                 self._release(1, single.size)
+        if parcels or singles:
+            self._settled()
         if self._watch is None and (self._parcels or self._singles):
             self._watch = self._reactor.callLater(1.0, self._look)
 

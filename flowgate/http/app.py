@@ -104,7 +104,6 @@ def make_klein(routes: Iterable[Route]) -> Klein:
     app = Klein()
     app.url_map.converters["topic"] = _TopicConverter
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # an empty level of a topic is a level
     for route in routes:
         name = f"{route.method} {route.path}"
         app.route(route.path, methods=[route.method], endpoint=name)(_endpoint(route.handler))

@@ -53,10 +53,14 @@ class Channel(HTTPChannel):
             self._idle = False
             self.setTimeout(self.site.limits.connect_seconds)
 
+    def lineReceived(self, line: bytes) -> None:
+        self.resetTimeout()  # of a next request that came together with the last one
+        super().lineReceived(line)
+
     def requestDone(self, request: server.Request) -> None:
-        super().requestDone(request)
-        if self.persistent and not self.requests:
-            self._idle = True
+        self._idle = True
+        super().requestDone(request)  # which may begin with the next request
+        if self.persistent and self._idle:
             self.setTimeout(IDLE_SECONDS)
 
     def lineLengthExceeded(self, line: bytes) -> None:

@@ -130,6 +130,9 @@ class Publish:
     @property
     def largest(self) -> int:
         """The size of the largest payload in bytes."""
+        if len(self._pieces) == 1:
+            _, size, offset = self._pieces[0]
+            return size - offset
         return max(size - offset for _, size, offset in self._pieces)
 
 

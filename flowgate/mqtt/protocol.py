@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 from uuid import uuid4
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -17,7 +17,7 @@ from zope.interface import implementer
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.connections import IConnection
-from flowgate.errors import InvalidToken, InvalidTopic, MissingToken, ProtocolViolation, Refused
+from flowgate.errors import InvalidParameter, InvalidToken, InvalidTopic, MissingToken, ProtocolViolation, Refused
 from flowgate.gateway import Gateway, Interest, Route
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run
@@ -278,11 +278,9 @@ class MqttProtocol(Protocol):
         assert self._session is not None
         fresh = self._session.begin(packet.packet_ids)
         payloads = [payload for payload, new in zip(packet.payloads(), fresh, strict=True) if new]
-        reply = packets.acks(Type.PUBREC, packet.packet_ids)
-        if payloads:
-            self._promise(self._gateway.publish_run(Run(route.topic, payloads, qos=2)), reply, packet.count)
-        else:
-            self._outbox.write(reply)
+        # A repeated packet is answered behind the promises before it: its first copy may still be on its way.
+        stored = self._gateway.publish_run(Run(route.topic, payloads, qos=2)) if payloads else succeed(None)
+        self._promise(stored, packets.acks(Type.PUBREC, packet.packet_ids), packet.count)
 
     def _find_route(self, raw: bytes) -> Route:
         assert self._principal is not None
@@ -345,6 +343,8 @@ class MqttProtocol(Protocol):
             try:
                 waiting.append(self._subscribe_one(name, qos))
                 codes.append(qos)
+            except InvalidTopic as refusal:
+                raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
             except Refused as refusal:
                 _log.info("MQTT client {client}: filter refused: {code}", client=self._client, code=refusal.code)
                 codes.append(packets.FAILURE)
@@ -368,15 +368,17 @@ class MqttProtocol(Protocol):
     def _subscribe_one(self, name: str, qos: int) -> Deferred[None]:
         assert self._principal is not None
         if name.startswith("$share/"):
-            raise InvalidTopic("shared subscriptions are not supported")
+            raise InvalidParameter("shared subscriptions are not supported")
         interest = self._gateway.interest(self._principal, name)
         if name not in self._interests and len(self._interests) >= self._gateway.limits.subscriptions:
-            raise InvalidTopic("too many subscriptions")
+            raise InvalidParameter("too many subscriptions")
         self._interests[name] = interest
         return self._gateway.subscribe(self, interest, qos)
 
     def _unsubscribe(self, packet: Unsubscribe) -> None:
         for name in packet.filters:
+            if not name:
+                raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
             interest = self._interests.pop(name, None)
             if interest is not None:
                 self._gateway.unsubscribe(self, interest)

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from websockets.sync.client import connect as connect_websocket
 
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Ack, Connack, Connect, Publish, Suback
@@ -42,6 +45,8 @@ class RunningGateway:
     def __init__(self, data: Path | None = None, config: str = "", options: tuple[str, ...] = ()) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="flowgate-test-") if data is None else None
         self.data = Path(self._temporary.name) / "data" if self._temporary is not None else data or Path()
+        self.environment: dict[str, str] = {}
+        self.directory = ROOT
         self._options = options
         self._config = config
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -81,7 +86,12 @@ class RunningGateway:
         if not any(option == "--mqtt" for option in self._options):
             command += ["--mqtt", "tcp:0:interface=127.0.0.1"]
         return subprocess.Popen(
-            [*command, *self._options], stdout=self._log, stderr=subprocess.STDOUT, cwd=ROOT, stdin=subprocess.DEVNULL
+            [*command, *self._options],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.directory,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
         )
 
     def log(self) -> str:
@@ -108,13 +118,22 @@ class RunningGateway:
         children = self.children()
         self.process.kill()
         for child in children:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            _kill(child)
         self.process.wait(PATIENCE)
         self.process = None
         until(lambda: not self.children(), "nats-server is gone")
+
+    def kill_gateway(self) -> None:
+        """End the gateway alone without warning."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self.process = None
+
+    def kill_bus(self) -> None:
+        """End nats-server alone without warning."""
+        for child in self.children():
+            _kill(child)
 
     def stop(self) -> int:
         """End in order; return the exit status."""
@@ -200,12 +219,51 @@ class RunningGateway:
             client.close()
 
     @contextmanager
+    def websocket(self, token: str, **options: Any) -> Iterator[WebSocketClient]:
+        client = WebSocketClient(self.http, token, **options)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    @contextmanager
+    def raw(self, port: int, data: bytes = b"") -> Iterator[socket.socket]:
+        """A connection without a protocol, on which ``data`` has been sent."""
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(data)
+            yield connection
+
+    @contextmanager
     def events(self, token: str, *topics: str, last: str | None = None) -> Iterator[EventStream]:
         stream = EventStream(self.http, token, topics, last)
         try:
             yield stream
         finally:
             stream.close()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Everything that comes until the peer closes the connection; fails if it does not."""
+    data = b""
+    try:
+        while received := connection.recv(65536):
+            data += received
+    except ConnectionError:
+        return data
+    except TimeoutError:
+        raise AssertionError(f"the connection is not closed; received so far: {data[:200]!r}") from None
+    return data
+
+
+class MqttRefused(Exception):
+    """A CONNECT was answered with another return code than 0; that is its one argument."""
 
 
 class MqttClient:
@@ -220,7 +278,8 @@ class MqttClient:
         self.send(packets.connect(Connect(client_id, user_name="Bearer", password=token.encode(), **options)))
         answer = self._wait(Connack)
         if answer.code:
-            raise AssertionError(f"CONNACK {answer.code}")
+            self.close()
+            raise MqttRefused(answer.code)
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -285,16 +344,55 @@ class MqttClient:
         self.socket.close()
 
 
+class WebSocketClient:
+    """A blocking WebSocket client; answers to frames with an id, and messages, do not get in each other's way."""
+
+    def __init__(self, port: int, token: str, **options: Any) -> None:
+        url = f"ws://127.0.0.1:{port}/ws?token={token}"
+        self.connection = connect_websocket(url, open_timeout=PATIENCE, close_timeout=1, proxy=None, **options)
+        self.messages: list[Any] = []
+
+    def send(self, **frame: Any) -> None:
+        self.connection.send(json.dumps(frame))
+
+    def frame(self) -> Any:
+        """Wait for the next frame that was not taken yet."""
+        return self.messages.pop(0) if self.messages else self._read()
+
+    def _read(self) -> Any:
+        return json.loads(self.connection.recv(PATIENCE))
+
+    def ask(self, **frame: Any) -> Any:
+        """Send a frame with an id and wait for its answer."""
+        self.send(**frame, id="asked")
+        while (answer := self._read()).get("id") != "asked":
+            self.messages.append(answer)
+        return answer
+
+    def subscribe(self, topic: str, **options: Any) -> None:
+        answer = self.ask(action="subscribe", topic=topic, **options)
+        if answer["action"] != "ack":
+            raise AssertionError(answer)
+
+    def receive(self, count: int) -> list[Any]:
+        """Wait for ``count`` frames."""
+        return [self.frame() for _ in range(count)]
+
+    def close(self) -> None:
+        self.connection.close()
+
+
 class EventStream:
     """A blocking reader of Server-Sent Events."""
 
     def __init__(self, port: int, token: str, topics: tuple[str, ...], last: str | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        query = "&".join(f"topic={topic.replace('+', '%2B').replace('#', '%23')}" for topic in topics)
+        query = "&".join(f"topic={quote(topic, safe='')}" for topic in topics)
         headers = {"Authorization": f"Bearer {token}"}
         if last is not None:
             headers["Last-Event-ID"] = last
         self._connection.request("GET", f"/api/v1/subscribe?{query}", headers=headers)
+        self.socket: socket.socket = self._connection.sock
         self.answer = self._connection.getresponse()
         if self.answer.status != 200:
             raise AssertionError((self.answer.status, self.answer.read()))
@@ -305,7 +403,10 @@ class EventStream:
         events: list[dict[str, Any]] = []
         event: dict[str, Any] = {}
         while len(events) < count:
-            line = self.answer.readline().decode().rstrip("\n")
+            text = self.answer.readline().decode()
+            if not text:
+                raise EOFError("the gateway ended the stream")
+            line = text.rstrip("\n")
             if not line:
                 if event:
                     events.append(event)
@@ -315,5 +416,18 @@ class EventStream:
                 event[name] = json.loads(value) if name == "data" else value
         return events
 
+    def ended(self, patience: float = PATIENCE) -> bool:
+        """Read on until the gateway ends the stream; ``False`` if it is silent for ``patience`` seconds before."""
+        self.socket.settimeout(patience)
+        try:
+            while True:
+                self.receive(1)
+        except (EOFError, ConnectionError, http.client.HTTPException):
+            return True
+        except TimeoutError:
+            return False
+
     def close(self) -> None:
+        # Not the connection alone: the answer holds its socket open.
+        self.answer.close()
         self._connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -71,9 +72,11 @@ class NatsServer:
             time.sleep(0.005)  # before the reactor runs; nothing else waits for this process
         raise AssertionError("nats-server does not start: " + (self._directory / "log").read_text()[-500:])
 
-    def signal(self, number: int) -> None:
+    def freeze(self) -> None:
+        """Stop the process without ending it; return when it has stopped."""
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def kill(self) -> None:
         """End the process at once, as a power cut would."""

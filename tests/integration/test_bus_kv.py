@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from flowgate.bus.bridge import NatsConnection
+from flowgate.bus.bridge import NatsConnection, to_deferred
 from flowgate.bus.kv import JetStreamStore
 from flowgate.bus.server import NatsServer
 from flowgate.errors import BusUnavailable
@@ -23,7 +25,7 @@ class JetStreamStoreTests(StoreContract, TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         from twisted.internet import reactor
 
-        self.server = NatsServer(reactor, Path(self.mktemp()))  # type: ignore[no-untyped-call]
+        self.server = NatsServer(reactor, Path(self.mktemp()))
         self.addCleanup(self.server.stop)
         await self.server.start()
         self.connection = NatsConnection([self.server.url])
@@ -50,6 +52,16 @@ class JetStreamStoreTests(StoreContract, TestCase):
             self.store.watch("B", Seen()),
         ):
             await self.assertFailure(deferred, BusUnavailable)
+
+    async def test_under_way(self) -> None:
+        """What is under way when the bus goes away fails then, not after a timeout."""
+        await self.store.put("B", "k", b"1")
+        assert self.server.pid is not None
+        os.kill(self.server.pid, signal.SIGSTOP)
+        failed = self.assertFailure(self.store.get("B", "k"), BusUnavailable)
+        await self.away.kill()
+        await self.away.back()
+        self.assertTrue(failed.called)
 
     async def test_watch_survives_kill(self) -> None:
         """A watch goes on after kill -9 of nats-server, and tells what was told before only if it differs."""
@@ -80,6 +92,8 @@ class JetStreamStoreTests(StoreContract, TestCase):
         store = JetStreamStore(other)
         await store.delete("B", "gone")
         await store.put("B", "new", b"2")
+        # The marker of the removal has been forgotten meanwhile.
+        await to_deferred(other.api("STREAM.PURGE.KV_B", {"filter": "$KV.B.gone"}))
         for watch in watches:
             watch.connected()
         await seen.count(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from flowgate.bus.bridge import NatsConnection
+from flowgate.bus import queues
+from flowgate.bus.bridge import NatsConnection, to_deferred
 from flowgate.bus.queues import JetStreamQueues
 from flowgate.bus.server import NatsServer
 from flowgate.errors import BusUnavailable, NotFound
@@ -29,7 +31,7 @@ class JetStreamQueuesTests(QueuesContract, TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         from twisted.internet import reactor
 
-        self.server = NatsServer(reactor, Path(self.mktemp()))  # type: ignore[no-untyped-call]
+        self.server = NatsServer(reactor, Path(self.mktemp()))
         self.addCleanup(self.server.stop)
         await self.server.start()
         self.connection = await self.connect()
@@ -101,9 +103,8 @@ class JetStreamQueuesTests(QueuesContract, TestCase):
         await self._receive(wait=0.05)
         failed = self.assertFailure(waiting, BusUnavailable)
         await self.away.kill()
-        back = self.away.back()
-        await failed
-        await back
+        await self.away.back()
+        self.assertTrue(failed.called)
         await self.queues.send(HERE, "q", [message(b"1")])
         self.assertEqual(bodies(await self._receive(wait=WAIT)), [b"1"])
 
@@ -172,14 +173,47 @@ class JetStreamQueuesTests(QueuesContract, TestCase):
         self.assertEqual(sorted(found), sorted(contents))
 
     async def test_visibility_ends_under_load(self) -> None:
-        """Messages come back on time while others are received without a pause."""
-        from twisted.internet import reactor
-
+        """A message comes back while others are received without a pause."""
         await self._made(b"early")
         await self._receive(visibility=1.0)
-        hidden = reactor.seconds()
         received: list[Received] = []
         while b"early" not in bodies(received):
             await self.queues.send(HERE, "q", [message(b"x")] * 10)
             received = await self._receive(visibility=LONG)
-        self.assertLess(reactor.seconds() - hidden, 4.0)
+
+
+class BreathTests(TestCase):
+    """The gaps in which the bus looks for messages whose visibility has ended."""
+
+    timeout = 20
+
+    def test_gap(self) -> None:
+        """Someone who never pauses is made to, again and again."""
+        self.patch(queues, "_NAK_RUN_SECONDS", 0.05)
+        breath = queues._Breath()
+
+        async def busy() -> int:
+            loop, gaps = asyncio.get_running_loop(), 0
+            last = loop.time()
+            while gaps < 3:
+                await breath.take()
+                now = loop.time()
+                gaps += now - last >= 0.014
+                last = now
+            return gaps
+
+        return to_deferred(busy())  # type: ignore[return-value]
+
+    def test_all_wait_together(self) -> None:
+        """Whoever comes during a gap waits for its end, so that it is one."""
+        self.patch(queues, "_NAK_RUN_SECONDS", 0.0)
+        breath = queues._Breath()
+
+        async def busy() -> None:
+            await breath.take()
+            taken = [asyncio.ensure_future(breath.take()) for _ in range(10)]
+            await asyncio.sleep(0)
+            self.assertFalse(any(one.done() for one in taken))
+            await asyncio.wait(taken)
+
+        return to_deferred(busy())  # type: ignore[return-value]

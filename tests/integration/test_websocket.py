@@ -81,7 +81,7 @@ class WebSocketTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """A wrong token is answered with 401, and a browser is closed with 4401."""
-        refused = self.assertRaises(InvalidStatus, self.connect("wrong").__enter__)
+        refused = self.assertRaises(InvalidStatus, self.connect, "wrong")
         self.assertEqual(refused.response.status_code, 401)
         with self.connect("wrong", origin="https://example.org") as client:
             closed = self.assertRaises(ConnectionClosed, client.recv, PATIENCE)

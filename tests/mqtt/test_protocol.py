@@ -371,12 +371,29 @@ class ProtocolTests(SynchronousTestCase):
         self.assertTrue(publisher.closed)
 
     def test_forbidden_filter(self) -> None:
-        """Filters beyond the grants or malformed are refused by 0x80, each for itself."""
+        """Filters that are refused are answered by 0x80, each for itself."""
         peer = self.peer()
-        peer.send(packets.subscribe(5, [("t", 1), ("a#", 0), ("$share/g/t", 0), ("bob_shop_t", 0)]))
+        peer.send(packets.subscribe(5, [("t", 1), ("$share/g/t", 0), ("bob_shop_t", 0)]))
         self.settle()
         # bob's full name is, for alice, a short name in her own namespace.
-        self.assertEqual(peer.got(), [Suback(5, (1, 0x80, 0x80, 0))])
+        self.assertEqual(peer.got(), [Suback(5, (1, 0x80, 0))])
+
+    def test_malformed_filter(self) -> None:
+        """[MQTT-4.7.1-2], [MQTT-4.7.1-3], [MQTT-4.7.3-1]: a malformed or empty filter closes the connection."""
+        for filter_ in ("a#", "a/#/b", "a+", ""):
+            with self.subTest(filter=filter_):
+                peer = self.peer()
+                peer.send(packets.subscribe(5, [(filter_, 1)]))
+                self.assertTrue(peer.closed)
+                peer.lose()
+
+    def test_repeated_before_stored(self) -> None:
+        """A QoS 2 publish repeated while its first copy is still being stored is not acknowledged before that."""
+        publisher = self.peer()
+        publisher.send(packets.publishes("t", [b"1"], 2, [7]), packets.publishes("t", [b"1"], 2, [7], dup=True))
+        self.assertEqual(publisher.got(), [])
+        self.settle()
+        self.assertEqual(publisher.got(), [Ack(Type.PUBREC, (7, 7))])
 
     def test_accounts_apart(self) -> None:
         """Nothing of another account is delivered, whatever the filter."""

@@ -1,0 +1,317 @@
+"""The connection to NATS, against a server that a test plays."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from flowgate.bus.connection import Server
+from flowgate.bus.link import Link
+from flowgate.bus.wire import Message
+from flowgate.errors import BusUnavailable, StartError
+
+INFO = b'INFO {"version":"2.15.1","max_payload":1048576}\r\n'
+
+
+@implementer(ITCPTransport)
+class Transport(StringTransport):
+    """A transport that remembers how it ended."""
+
+    disconnected = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def abortConnection(self) -> None:
+        self.disconnected = True
+
+
+class Owner:
+    """Remembers what the link told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.settled = 0
+
+    def link_up(self) -> None:
+        self.told.append("up")
+
+    def link_down(self) -> None:
+        self.told.append("down")
+
+    def link_settled(self) -> None:
+        self.settled += 1
+
+    def link_drained(self) -> None:
+        self.told.append("drained")
+
+
+class ServerTests(SynchronousTestCase):
+    """URLs of servers."""
+
+    def test_urls(self) -> None:
+        """Host, port, encryption and credentials of every accepted form."""
+        for url, host, port, tls, credentials in (
+            ("nats://one:4333", "one", 4333, False, {}),
+            ("tls://one", "one", 4222, True, {}),
+            ("one:5", "one", 5, False, {}),
+            ("nats://[::1]:5", "::1", 5, False, {}),
+            ("nats://me:p%40ss@one", "one", 4222, False, {"user": "me", "pass": "p@ss"}),
+            ("nats://t0ken@one", "one", 4222, False, {"auth_token": "t0ken"}),
+        ):
+            server = Server.parse(url)
+            self.assertEqual((server.host, server.port, server.tls, server.credentials), (host, port, tls, credentials))
+
+    def test_refused_urls(self) -> None:
+        """Anything else is refused without being repeated."""
+        for url in ("http://s3cret@one", "nats://", "nats://s3cret@one:port", "nats://one:99999"):
+            with self.assertRaises(StartError) as caught:
+                Server.parse(url)
+            self.assertNotIn("s3cret", str(caught.exception))
+
+    def test_credentials_are_not_shown(self) -> None:
+        """A server's repr holds no secret."""
+        self.assertNotIn("s3cret", repr(Server.parse("nats://s3cret@one")))
+
+
+class LinkTests(SynchronousTestCase):
+    """A link from start to stop."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.owner = Owner()
+        self.link = Link(
+            self.reactor,
+            ["nats://me:s3cret@one:1", "nats://two:2"],
+            self.owner,
+            ping_seconds=20,
+            retry_seconds=(1, 8),
+            congested_bytes=100,
+            rng=random.Random(1),
+        )
+        self.patch(Link, "_log", Logger(observer=lambda event: None))
+
+    def accept(self, transport: Transport | None = None) -> Transport:
+        """Play the server up to its INFO."""
+        factory = self.reactor.tcpClients[-1][2]
+        transport = transport or Transport()
+        self.protocol = factory.buildProtocol(None)
+        transport.protocol = self.protocol
+        self.protocol.makeConnection(transport)
+        self.protocol.dataReceived(INFO)
+        return transport
+
+    def connect(self) -> Transport:
+        """Play the server until the link is up."""
+        transport = self.accept()
+        self.protocol.dataReceived(b"PONG\r\n")
+        self.reactor.advance(0)
+        transport.clear()
+        return transport
+
+    def started(self) -> Transport:
+        self.link.start()
+        return self.connect()
+
+    def lose(self) -> None:
+        self.protocol.connectionLost(Failure(ConnectionLost()))
+
+    def test_greeting(self) -> None:
+        """CONNECT with credentials and without echo, the inbox, then a PING; up by its PONG."""
+        self.link.start()
+        self.assertEqual(self.reactor.tcpClients[0][:2], ("one", 1))
+        transport = self.accept()
+        self.reactor.advance(0)
+        connect, sub, ping, _ = transport.value().split(b"\r\n")
+        options = json.loads(connect.removeprefix(b"CONNECT "))
+        self.assertEqual((options["user"], options["pass"], options["echo"]), ("me", "s3cret", False))
+        self.assertEqual((sub, ping), (f"SUB {self.link.inbox}.> 1".encode(), b"PING"))
+        self.assertEqual(self.owner.told, [])
+        self.protocol.dataReceived(b"PONG\r\n")
+        self.assertEqual((self.owner.told, self.link.up), (["up"], True))
+
+    def test_one_write_per_turn(self) -> None:
+        """The first write of a turn leaves at once, all others together at its end."""
+        transport = self.started()
+        for data in (b"1", b"2", b"3"):
+            self.link.write(data)
+        self.assertEqual(transport.value(), b"1")
+        self.reactor.advance(0)
+        self.assertEqual(transport.value(), b"123")
+
+    def test_full_transport(self) -> None:
+        """What the transport cannot take yet is counted, and the end of the congestion is told once."""
+        transport = self.started()
+        self.protocol.pauseProducing()
+        self.link.write(bytes(101))
+        self.assertTrue(self.link.congested)
+        self.reactor.advance(0)
+        self.assertEqual(transport.value(), b"")
+        self.protocol.resumeProducing()
+        self.protocol.resumeProducing()
+        self.assertEqual((len(transport.value()), self.link.congested), (101, False))
+        self.assertEqual(self.owner.told, ["up", "drained"])
+
+    def test_down(self) -> None:
+        """While the link is down, nothing can be written, and requests fail at once."""
+        self.started()
+        self.lose()
+        self.assertEqual((self.owner.told, self.link.up), (["up", "down"], False))
+        self.assertRaises(BusUnavailable, self.link.write, b"x")
+        self.failureResultOf(self.link.request("a", b""), BusUnavailable)
+        self.failureResultOf(self.link.fence(), BusUnavailable)
+
+    def test_reconnect(self) -> None:
+        """A lost link is made again, at the next server, with the subscriptions of now."""
+        self.started()
+        self.link.subscribe("a.>", lambda messages: None)
+        gone = self.link.subscribe("b.>", lambda messages: None)
+        self.lose()
+        self.link.unsubscribe(gone)
+        self.reactor.advance(1)
+        transport = self.accept()
+        self.reactor.advance(0)
+        self.assertIn(b"SUB a.> 2\r\n", transport.value())
+        self.assertNotIn(b"SUB b.>", transport.value())
+        self.protocol.dataReceived(b"PONG\r\n")
+        self.assertEqual(self.owner.told, ["up", "down", "up"])
+
+    def test_pauses_grow_up_to_a_bound(self) -> None:
+        """Servers are tried in turn, with growing pauses between, never longer than the longest."""
+        self.link.start()
+        pauses = []
+        for _ in range(14):
+            host = self.reactor.tcpClients[-1][0]
+            self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            (call,) = self.reactor.getDelayedCalls()
+            pauses.append(call.getTime() - self.reactor.seconds())
+            self.reactor.advance(pauses[-1])
+            self.assertNotEqual(self.reactor.tcpClients[-1][0], host)
+        self.assertLess(pauses[0], 1.01)
+        self.assertGreater(pauses[-1], 3.9)
+        self.assertLessEqual(max(pauses), 8)
+
+    def test_silent_server(self) -> None:
+        """A server that leaves two PINGs without an answer is given up."""
+        transport = self.started()
+        self.reactor.pump([20, 20])
+        self.assertFalse(transport.disconnected)
+        self.assertEqual(transport.value().count(b"PING"), 2)
+        self.reactor.advance(20)
+        self.assertTrue(transport.disconnected)
+
+    def test_answering_server(self) -> None:
+        """A server that answers is kept."""
+        transport = self.started()
+        for _ in range(10):
+            self.reactor.advance(20)
+            self.protocol.dataReceived(b"PONG\r\n")
+        self.assertFalse(transport.disconnected)
+
+    def test_stuck_handshake(self) -> None:
+        """A server that never completes the handshake is given up."""
+        self.link.start()
+        transport = self.accept()
+        self.reactor.advance(5)
+        self.assertTrue(transport.disconnected)
+
+    def test_ping_is_answered(self) -> None:
+        """The server's PING gets a PONG."""
+        transport = self.started()
+        self.protocol.dataReceived(b"PING\r\n")
+        self.assertEqual(transport.value(), b"PONG\r\n")
+
+    def test_nonsense(self) -> None:
+        """A server that does not speak the protocol loses the connection."""
+        transport = self.started()
+        self.protocol.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
+        self.assertTrue(transport.disconnected)
+
+    def test_handlers_get_one_call_per_read(self) -> None:
+        """Subscriptions that share a handler are served by one call, in order."""
+        calls: list[list[Message]] = []
+        self.started()
+        self.link.subscribe("a", calls.append)
+        other: list[list[Message]] = []
+        self.link.subscribe("b", other.append)
+        self.link.subscribe("c", calls.append)
+        self.protocol.dataReceived(b"MSG a 2 1\r\n1\r\nMSG b 3 1\r\n2\r\nMSG c 4 1\r\n3\r\nMSG x 99 1\r\n4\r\n")
+        self.assertEqual([[message[4] for message in call] for call in calls], [[b"1", b"3"]])
+        self.assertEqual([[message[4] for message in call] for call in other], [[b"2"]])
+        self.assertEqual(self.owner.settled, 1)
+
+    def test_faulty_handler(self) -> None:
+        """A handler that raises harms neither the connection nor other handlers."""
+        transport = self.started()
+        seen: list[Message] = []
+
+        def faulty(messages: list[Message]) -> None:
+            raise RuntimeError("a fault")
+
+        self.link.subscribe("a", faulty)
+        self.link.subscribe("b", seen.extend)
+        self.protocol.dataReceived(b"MSG a 2 1\r\n1\r\nMSG b 3 1\r\n2\r\n")
+        self.assertEqual((len(seen), transport.disconnected), (1, False))
+
+    def test_request(self) -> None:
+        """A request is answered by its own reply."""
+        transport = self.started()
+        answered = self.link.request("ask", b"{}")
+        reply = transport.value().split()[2]
+        self.protocol.dataReceived(b"MSG %b 1 2\r\nok\r\n" % reply)
+        self.assertEqual(self.successResultOf(answered)[4], b"ok")
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 2)  # the end of the turn, and the next PING
+
+    def test_request_without_answer(self) -> None:
+        """A request fails after its time, when nobody listens, and when the link is lost."""
+        transport = self.started()
+        late = self.link.request("ask", b"", timeout=3)
+        self.reactor.advance(3)
+        self.failureResultOf(late, BusUnavailable)
+        transport.clear()
+        nobody = self.link.request("ask", b"")
+        reply = transport.value().split()[2]
+        self.protocol.dataReceived(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % reply)
+        self.failureResultOf(nobody, BusUnavailable)
+        lost = self.link.request("ask", b"")
+        self.lose()
+        self.failureResultOf(lost, BusUnavailable)
+
+    def test_stop(self) -> None:
+        """A stopped link has nothing left in the reactor, whatever state it was in."""
+
+        def connecting() -> None:
+            self.link.start()
+
+        def waiting() -> None:
+            self.link.start()
+            self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+        def standing() -> None:
+            self.started()
+            self.link.write(b"last words")
+            self.link.write(b", all of them")
+
+        for state in (connecting, waiting, standing):
+            self.setUp()
+            state()
+            stopped = self.link.stop()
+            if state is connecting:
+                self.reactor.connectors[-1].stopConnecting()
+                self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            if state is standing:
+                transport: Any = self.protocol.transport
+                self.assertEqual(transport.value(), b"last words, all of them")
+                self.assertTrue(transport.disconnecting)
+                self.lose()
+            self.successResultOf(stopped)
+            self.assertEqual(self.reactor.getDelayedCalls(), [], state)

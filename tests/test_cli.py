@@ -1,0 +1,535 @@
+"""The ``flowgate`` command, against a gateway of a few lines in memory."""
+
+# mypy: disallow-untyped-calls=False
+# (much of twisted.web has no annotations)
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from treq.testing import StubTreq
+from twisted.internet import task
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from flowgate import cli
+
+URL = "http://127.0.0.1:8080"
+KEY = "FGAKAAAAAAAAAAAAAAAA." + "s" * 40
+JWT = "header.claims.signature"
+CURSOR = "e-1"
+
+
+class FakeGateway(Resource):
+    """Answers by heart, and remembers what it was asked."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str, str, Any]] = []
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.open: list[Request] = []
+
+    def say(self, call: str, status: int = 200, body: Any = None) -> None:
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        self.answers[call] = (status, data)
+
+    def render(self, request: Request) -> Any:
+        path = request.uri.decode()
+        body = request.content.read() if request.content is not None else b""
+        bearer = request.getHeader("Authorization") or ""
+        self.asked.append(
+            (
+                f"{request.method.decode()} {path}",
+                bearer.removeprefix("Bearer "),
+                request.getHeader("Content-Type") or "",
+                json.loads(body) if body else None,
+            )
+        )
+        if path.startswith("/api/v1/subscribe") and self.asked[-1][0] not in self.answers:
+            self.open.append(request)
+            request.write(b":\n")
+            return NOT_DONE_YET
+        status, data = self.answers.get(self.asked[-1][0], (404, b'{"detail": "No such thing here"}'))
+        request.setResponseCode(status)
+        return data
+
+
+class _Tests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.gateway = FakeGateway()
+        self.gateway.say("POST /token/", 200, {"token": JWT})
+        self.data = Path(self.mktemp())
+        self.data.mkdir()
+        (self.data / "gateway.json").write_text(json.dumps({"url": URL, "pid": 1}))
+        (self.data / "admin.token").write_text("the-admin-token\n")
+        self.environment: dict[str, str] = {"FLOWGATE_KEY": KEY}
+        self.stdin = b""
+        self.treq: Any = StubTreq(self.gateway)
+
+    def begin(self, *arguments: str, data: bool = True) -> tuple[Deferred[None], io.StringIO]:
+        """Carry out a command line; return what becomes of it, and its output."""
+        line = ["--data", str(self.data), *arguments] if data else list(arguments)
+        out = io.StringIO()
+        stdin = mock.Mock(buffer=io.BytesIO(self.stdin))
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stdin", stdin)
+        with mock.patch.dict(os.environ, self.environment, clear=True):
+            options = cli.parse(line)
+            place = cli.Place.find(options)
+            done = Deferred.fromCoroutine(cli.execute(options, place, self.treq))
+        self.patch(sys, "stdout", sys.__stdout__)
+        return done, out
+
+    def run_command(self, *arguments: str, data: bool = True) -> str:
+        done, out = self.begin(*arguments, data=data)
+        self.flush()
+        self.successResultOf(done)
+        return out.getvalue()
+
+    def flush(self) -> None:
+        self.treq.flush()
+
+    def sentence(self, *arguments: str, data: bool = True) -> str:
+        """The one sentence with which a command fails."""
+        try:
+            done, _ = self.begin(*arguments, data=data)
+        except cli.Failed as failed:
+            sentence = str(failed)
+        else:
+            sentence = str(self.failureResultOf(done, cli.Failed).value)
+        self.assertNotIn("\n", sentence)
+        self.assertNotEqual(sentence, "")
+        return sentence
+
+
+class KeyTests(_Tests):
+    """``flowgate key``."""
+
+    def test_create(self) -> None:
+        """The key alone is printed; the administrator's token comes from the data directory."""
+        self.gateway.say("POST /api/v1/admin/keys", 201, {"key": KEY, "id": "FGAK", "user": "alice"})
+        self.assertEqual(self.run_command("key", "create", "alice", "shop"), KEY + "\n")
+        self.assertEqual(
+            self.gateway.asked,
+            [("POST /api/v1/admin/keys", "the-admin-token", "application/json", {"user": "alice", "app": "shop"})],
+        )
+
+    def test_create_with_everything(self) -> None:
+        """Grants can be repeated."""
+        self.gateway.say("POST /api/v1/admin/keys", 201, {"key": KEY})
+        self.run_command(
+            *("key", "create", "--name", "the till", "alice", "--publish", "a/#", "--publish=b", "shop"),
+            *("--subscribe", "+", "--queue", "jobs", "--queue", "mail*", "--expires", "30"),
+        )
+        self.assertEqual(
+            self.gateway.asked[0][3],
+            {
+                "user": "alice",
+                "app": "shop",
+                "name": "the till",
+                "publish": ["a/#", "b"],
+                "subscribe": ["+"],
+                "queues": ["jobs", "mail*"],
+                "expires_days": 30,
+            },
+        )
+
+    def test_create_as_json(self) -> None:
+        """With ``--json`` the whole answer is printed."""
+        self.gateway.say("POST /api/v1/admin/keys", 201, {"key": KEY, "id": "FGAK"})
+        self.assertEqual(json.loads(self.run_command("key", "create", "a", "b", "--json")), {"key": KEY, "id": "FGAK"})
+
+    def test_list(self) -> None:
+        """One line for each key; as JSON, everything."""
+        keys = [
+            {"id": "FGAK1", "user": "alice", "app": "shop", "name": "till", "disabled": False},
+            {"id": "FGAK2", "user": "bob", "app": "cafe", "name": "", "disabled": True},
+        ]
+        self.gateway.say("GET /api/v1/admin/keys", 200, {"keys": keys})
+        self.assertEqual(self.run_command("key", "list"), "FGAK1  alice/shop  active  till\nFGAK2  bob/cafe  revoked\n")
+        self.assertEqual(json.loads(self.run_command("key", "list", "--json")), keys)
+
+    def test_revoke(self) -> None:
+        """The key of this id is revoked; the id cannot lead elsewhere."""
+        self.gateway.say("DELETE /api/v1/admin/keys/FGAK1", 204)
+        self.assertEqual(self.run_command("key", "revoke", "FGAK1"), "")
+        self.sentence("key", "revoke", "../users?x")
+        self.assertEqual(self.gateway.asked[-1][0], "DELETE /api/v1/admin/keys/..%2Fusers%3Fx")
+
+
+class UserTests(_Tests):
+    """``flowgate user``."""
+
+    def test_create(self) -> None:
+        """A user is made."""
+        self.gateway.say("POST /api/v1/admin/users", 201, {"user": "alice"})
+        self.run_command("user", "create", "alice")
+        self.assertEqual(self.gateway.asked[0][3], {"user": "alice"})
+
+    def test_list(self) -> None:
+        """One line for each user."""
+        users = [{"user": "alice", "suspended": False}, {"user": "bob", "suspended": True}]
+        self.gateway.say("GET /api/v1/admin/users", 200, {"users": users})
+        self.assertEqual(self.run_command("user", "list"), "alice  active\nbob  suspended\n")
+        self.assertEqual(json.loads(self.run_command("--json", "user", "list")), users)
+
+    def test_suspend(self) -> None:
+        """A suspension begins, and ends."""
+        self.gateway.say("POST /api/v1/admin/users/alice/suspend", 200, {})
+        self.run_command("user", "suspend", "alice")
+        self.run_command("user", "suspend", "alice", "--resume")
+        self.assertEqual([asked[3] for asked in self.gateway.asked], [{"suspended": True}, {"suspended": False}])
+
+
+class MessageTests(_Tests):
+    """``flowgate token``, ``publish`` and ``subscribe``."""
+
+    def test_token(self) -> None:
+        """The token alone is printed."""
+        self.assertEqual(self.run_command("token", KEY), JWT + "\n")
+        self.run_command("token", KEY, "--ttl", "60")
+        self.assertEqual([asked[3] for asked in self.gateway.asked], [{"api_key": KEY}, {"api_key": KEY, "ttl": 60}])
+
+    def test_publish(self) -> None:
+        """A message is published with a token of the key, and its id is printed."""
+        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR, "topic": "t", "duplicate": False})
+        self.assertEqual(self.run_command("publish", "t", "Hello World!"), CURSOR + "\n")
+        self.assertEqual(
+            self.gateway.asked[1:],
+            [("POST /api/v1/publish", JWT, "application/json", {"topic": "t", "message": "Hello World!"})],
+        )
+
+    def test_publish_input(self) -> None:
+        """``-`` or nothing is the standard input, as it is."""
+        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
+        self.stdin = "größer\n".encode()
+        for line in (("publish", "t", "-"), ("publish", "t")):
+            self.run_command(*line)
+            self.assertEqual(self.gateway.asked[-1][3], {"topic": "t", "message": "größer\n"})
+
+    def test_publish_binary_input(self) -> None:
+        """Input that is not UTF-8 is refused, not changed."""
+        self.stdin = b"\xff"
+        done, _ = self.begin("publish", "t", "-")
+        self.flush()
+        self.assertIn("UTF-8", self.failureResultOf(done, cli.Failed).getErrorMessage())
+
+    def test_subscribe(self) -> None:
+        """Messages are printed as they come, a line for each, however the bytes are cut."""
+        done, out = self.begin("subscribe", "a/#")
+        self.patch(sys, "stdout", out)
+        self.flush()
+        request = self.gateway.open[0]
+        self.assertEqual(self.gateway.asked[-1][:2], ("GET /api/v1/subscribe?topic=a%2F%23", JWT))
+        for data in (
+            b'retry: 2000\nid: e-1\nevent: message\ndata: {"topic":"a","data":"one"}\n\n',
+            b'id: e-2\nevent: message\ndata: {"topic":"a/b","da',
+            b'ta":{"n": [1, "\xc3\xb6"]}}\n',
+            b'\n:\nevent: gap\ndata: {"oldest":"e-1"}\n\n',
+            b'event: message\ndata: {"topic":"a","data":"two\\nlines \\u001b[2J"}\n\n',
+        ):
+            request.write(data)
+            self.flush()
+        self.assertEqual(
+            out.getvalue().split("\n"), ["a\tone", 'a/b\t{"n": [1, "ö"]}', 'a\t"two\\nlines \\u001b[2J"', ""]
+        )
+        self.assertNoResult(done)
+        request.finish()
+        self.flush()
+        self.successResultOf(done)
+
+    def test_subscribe_as_json(self) -> None:
+        """With ``--json`` a line is the whole event."""
+        _, out = self.begin("subscribe", "a", "--json")
+        self.patch(sys, "stdout", out)
+        self.flush()
+        self.gateway.open[0].write(b'event: message\ndata: {"topic":"a","data":"x","encoding":"base64"}\n\n')
+        self.flush()
+        self.assertEqual(json.loads(out.getvalue()), {"topic": "a", "data": "x", "encoding": "base64"})
+
+    def test_subscribe_to_nonsense(self) -> None:
+        """A stream that cannot be read ends with a sentence."""
+        for data in (b"event: message\ndata: {\n\n", b'event: message\ndata: {"topic": 5}\n', b"event: \xff\n"):
+            done, out = self.begin("subscribe", "a")
+            self.patch(sys, "stdout", out)
+            self.flush()
+            self.gateway.open[-1].write(data)
+            self.flush()
+            self.failureResultOf(done, cli.Failed)
+
+    def test_subscribe_to_an_endless_line(self) -> None:
+        """A line without an end is not kept forever."""
+        ended: Deferred[None] = Deferred()
+        events = cli._Events(ended, lambda _: None)
+        for _ in range(5):
+            events.dataReceived(b"x" * 1024 * 1024)
+        self.failureResultOf(ended, cli.Failed)
+        events.dataReceived(b"x" * 1024 * 1024)
+        self.assertLess(len(events._rest), 6 * 1024 * 1024)
+
+    def test_stream_breaks_off(self) -> None:
+        """A stream that did not end in order is a failure; one that did is none."""
+        for reason, error in ((ResponseFailed([]), cli.Failed), (ResponseDone(), None)):
+            ended: Deferred[None] = Deferred()
+            cli._Events(ended, lambda _: None).connectionLost(Failure(reason))
+            if error is None:
+                self.successResultOf(ended)
+            else:
+                self.failureResultOf(ended, error)
+
+    def test_output_closed(self) -> None:
+        """A closed pipe ends the command with a sentence, not with a traceback at the end of the process."""
+        broken = mock.Mock(write=mock.Mock(side_effect=BrokenPipeError))
+        self.patch(sys, "stdout", broken)
+        self.assertRaises(cli.Failed, cli._say, "x")
+        self.assertIsNot(sys.stdout, broken)
+        sys.stdout.close()
+
+
+class QueueTests(_Tests):
+    """``flowgate queue``."""
+
+    MESSAGES = "/api/v1/queues/jobs/messages"
+
+    def test_send(self) -> None:
+        """A message is sent, and its id is printed."""
+        self.gateway.say(f"POST {self.MESSAGES}", 201, {"id": "m1", "md5": "x"})
+        self.assertEqual(self.run_command("queue", "send", "jobs", "do it"), "m1\n")
+        self.assertEqual(self.gateway.asked[-1][1:], (JWT, "application/json", {"body": "do it"}))
+
+    def test_receive(self) -> None:
+        """Receipt and body are printed."""
+        messages = [{"id": "m1", "receipt": "r1", "body": "do it"}, {"id": "m2", "receipt": "r2", "body": "and this"}]
+        self.gateway.say(f"POST {self.MESSAGES}/receive", 200, {"messages": messages})
+        line = ("queue", "receive", "jobs", "--max", "2", "--wait", "20", "--visibility", "5")
+        self.assertEqual(self.run_command(*line), "r1\tdo it\nr2\tand this\n")
+        self.assertEqual(self.gateway.asked[-1][3], {"max": 2, "wait": 20, "visibility": 5})
+        self.assertEqual(json.loads(self.run_command("--json", *line)), messages)
+
+    def test_receive_and_delete(self) -> None:
+        """With ``--delete`` the body alone is printed, and each message is deleted after that."""
+        messages = [{"receipt": "r/1", "body": "do it"}]
+        self.gateway.say(f"POST {self.MESSAGES}/receive", 200, {"messages": messages})
+        self.gateway.say(f"DELETE {self.MESSAGES}/r%2F1", 204)
+        self.assertEqual(self.run_command("queue", "receive", "jobs", "--delete"), "do it\n")
+        self.assertEqual(self.gateway.asked[-1][:2], (f"DELETE {self.MESSAGES}/r%2F1", JWT))
+        self.assertEqual(self.gateway.asked[-2][3], {"max": 1, "wait": 0})
+
+    def test_stats(self) -> None:
+        """What the queue holds is printed."""
+        self.gateway.say("GET /api/v1/queues/jobs", 200, {"stats": {"visible": 3, "in_flight": 0}})
+        self.assertEqual(self.run_command("queue", "stats", "jobs"), "visible: 3\nin_flight: 0\n")
+
+
+class LineTests(_Tests):
+    """The command line."""
+
+    def test_options_anywhere(self) -> None:
+        """The options that every command takes may stand at any place of the line."""
+        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
+        self.environment = {}
+        words = ["publish", "t", "hello"]
+        for place in range(len(words) + 1):
+            for option in (["--key", KEY], [f"--key={KEY}"]):
+                line = [*words[:place], *option, "--url", URL, *words[place:]]
+                self.assertEqual(self.run_command(*line, data=False), CURSOR + "\n", line)
+                self.assertEqual(self.gateway.asked[-1][3], {"topic": "t", "message": "hello"})
+
+    def test_message_that_looks_like_an_option(self) -> None:
+        """Behind ``--`` nothing is an option."""
+        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
+        for message in ("--json", "--key", "-x", "-"):
+            self.stdin = b"-"
+            self.run_command("publish", "t", "--", message)
+            self.assertEqual(self.gateway.asked[-1][3]["message"], message)
+
+    def test_help(self) -> None:
+        """Every command has a help that names the options for all of them."""
+        for line in ("", "key", "key create", "queue receive", "subscribe"):
+            self.patch(sys, "stdout", io.StringIO())
+            ended = self.assertRaises(SystemExit, cli.parse, [*line.split(), "--help"])
+            assert isinstance(sys.stdout, io.StringIO)
+            self.assertEqual(ended.code, 0)
+            for option in ("--data", "--url", "--admin-token", "--key", "--json"):
+                self.assertIn(option, sys.stdout.getvalue())
+
+    def test_wrong_lines(self) -> None:
+        """A line that is not understood is one sentence."""
+        for line in (
+            "",
+            "key",
+            "fly",
+            "key create alice",
+            "token",
+            "publish",
+            "token x --ttl soon",
+            "key list x",
+            "--data",
+        ):
+            self.assertRaises(cli.Failed, cli.parse, line.split())
+
+
+class PlaceTests(_Tests):
+    """Where the gateway is, and who may command it."""
+
+    def find(self, *arguments: str, **environment: str) -> cli.Place:
+        with mock.patch.dict(os.environ, environment, clear=True):
+            return cli.Place.find(cli.parse([*arguments, "key", "list"]))
+
+    def test_data(self) -> None:
+        """The data directory tells both, named by option, environment or default."""
+        expected = cli.Place(URL, "the-admin-token")
+        self.assertEqual(self.find("--data", str(self.data)), expected)
+        self.assertEqual(self.find(FLOWGATE_DATA=str(self.data)), expected)
+        self.addCleanup(os.chdir, os.getcwd())
+        self.data.rename(self.data.parent / "flowgate-data")
+        os.chdir(self.data.parent)
+        self.assertEqual(self.find(), expected)
+
+    def test_url(self) -> None:
+        """URL and token can be given; options go before the environment."""
+        place = self.find("--url", URL + "/", "--admin-token", "x")
+        self.assertEqual(place, cli.Place(URL, "x"))
+        place = self.find("--url", URL, FLOWGATE_URL="http://other", FLOWGATE_ADMIN_TOKEN="y")
+        self.assertEqual(place, cli.Place(URL, "y"))
+
+    def test_token_of_another_gateway(self) -> None:
+        """The token of the default directory is not sent to a gateway that is named by its URL alone."""
+        self.addCleanup(os.chdir, os.getcwd())
+        self.data.rename(self.data.parent / "flowgate-data")
+        os.chdir(self.data.parent)
+        self.assertEqual(self.find("--url", "https://elsewhere.example").admin_token, "")
+        self.assertEqual(self.find("--url", URL, "--data", "flowgate-data").admin_token, "the-admin-token")
+
+    def test_token_is_not_shown(self) -> None:
+        """The place as a text does not show the token."""
+        self.assertNotIn("the-admin-token", repr(cli.Place(URL, "the-admin-token")))
+
+    def test_no_gateway_here(self) -> None:
+        """A directory in which no gateway runs is named."""
+        for content in (None, "", "[]", "{}", "{"):
+            (self.data / "gateway.json").unlink(missing_ok=True)
+            if content is not None:
+                (self.data / "gateway.json").write_text(content)
+            self.assertIn(str(self.data), self.sentence("key", "list"))
+
+    def test_wrong_url(self) -> None:
+        """What is no URL is named."""
+        for url in ("nonsense", "ftp://a", "http://", "http://[", "http://a:b", "http://a:99999"):
+            self.assertIn(url, self.sentence("key", "list", "--url", url, data=False))
+        (self.data / "gateway.json").write_text('{"url": ""}')
+        self.sentence("key", "list")
+
+    def test_no_admin_token(self) -> None:
+        """Without the administrator's token, its commands say so before they ask."""
+        (self.data / "admin.token").unlink()
+        self.assertIn("--admin-token", self.sentence("key", "list"))
+        self.assertEqual(self.gateway.asked, [])
+
+    def test_no_key(self) -> None:
+        """Without an API key, its commands say so before they ask."""
+        self.environment = {}
+        self.assertIn("FLOWGATE_KEY", self.sentence("publish", "t", "m"))
+        self.assertEqual(self.gateway.asked, [])
+
+
+class FailureTests(_Tests):
+    """What goes wrong is one sentence."""
+
+    def test_refused(self) -> None:
+        """A refusal is told in the gateway's words."""
+        for body, expected in (
+            ({"detail": "there is no API key x", "title": "No such thing here"}, "there is no API key x"),
+            ({"title": "No such thing here"}, "No such thing here"),
+            ({"error": "invalid_client", "error_description": "the API key is not known"}, "the API key is not known"),
+            ({"detail": "two\nlines"}, "two lines"),
+            ({}, "the gateway answered with status 404"),
+            ([1], "the gateway answered with status 404"),
+            (b"<html>", "the gateway answered with status 404"),
+            (b"\xff", "the gateway answered with status 404"),
+        ):
+            self.gateway.say("GET /api/v1/admin/keys", 404, body)
+            self.assertEqual(self.sentence("key", "list"), expected)
+
+    def test_no_answer(self) -> None:
+        """If no gateway answers, the sentence says where, and what may be missing."""
+        for error in (
+            ConnectionRefusedError(),
+            ConnectError(),
+            DNSLookupError(),
+            ResponseFailed([]),
+            CancelledError(),
+        ):
+            self.treq = mock.Mock(request=lambda *_, error=error, **__: fail(error))
+            self.assertEqual(
+                self.sentence("key", "list"), f"no gateway answers at {URL}: is `twistd flowgate` running?"
+            )
+
+    def test_something_else_answers(self) -> None:
+        """What is not a gateway is not taken for one."""
+        for body in (b"<html>", b"{}", b"[]", b"5", b"", b"\xff"):
+            self.gateway.say("GET /api/v1/admin/keys", 200, body)
+            self.assertIn(URL, self.sentence("key", "list"))
+
+    def test_redirect(self) -> None:
+        """The token is not carried to where somebody sends us."""
+        self.gateway.say("GET /api/v1/admin/keys", 302)
+        self.assertIn("302", self.sentence("key", "list"))
+        self.assertEqual(len(self.gateway.asked), 1)
+
+    def test_argument_that_is_not_text(self) -> None:
+        """An argument that is not UTF-8 is a sentence."""
+        self.assertIn("UTF-8", self.sentence("queue", "stats", "\udcff"))
+
+
+class MainTests(_Tests):
+    """The process."""
+
+    def run_main(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        out, err = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+
+        def react(run: Any, _: object, reactor: object) -> None:
+            done = Deferred.fromCoroutine(run(reactor))
+            self.treq.flush()
+            self.successResultOf(done)
+            sys.exit(0)
+
+        self.patch(task, "react", react)
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.dict(sys.modules, {"treq": self.treq}),
+        ):
+            ended = self.assertRaises(SystemExit, cli.main, ["--data", str(self.data), *arguments])
+        if isinstance(ended.code, str):
+            return 1, out.getvalue(), ended.code + "\n"  # what the interpreter does with it
+        return int(ended.code or 0), out.getvalue(), err.getvalue()
+
+    def test_success(self) -> None:
+        """Status 0, and nothing on the standard error."""
+        self.assertEqual(self.run_main("token", KEY), (0, JWT + "\n", ""))
+
+    def test_failure(self) -> None:
+        """Status 1, one sentence on the standard error, and nothing on the standard output."""
+        self.gateway.say("POST /token/", 401, {"error_description": "the API key is not known"})
+        self.assertEqual(self.run_main("token", KEY), (1, "", "flowgate: the API key is not known\n"))
+
+    def test_wrong_line(self) -> None:
+        """A wrong command line is status 1 and one sentence too."""
+        status, out, err = self.run_main("fly")
+        self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+        self.assertTrue(err.startswith("flowgate: "), err)

@@ -1,0 +1,474 @@
+"""The service: started and stopped in order, with one sentence and exit status 1 for what cannot be started."""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from flowgate import service
+from flowgate.auth.permissions import Grants, Principal
+from flowgate.auth.tokens import TokenService
+from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_store import MemoryStore
+from flowgate.bus.memory_topics import MemoryBus
+from flowgate.connections import Connections, IConnection
+from flowgate.errors import BusUnavailable, InvalidToken, Refused, StartError
+from flowgate.service import DRAIN_SECONDS, FlowGate, prepare_directory
+from flowgate.settings import Settings
+from flowgate.topics import Namespace
+
+HOME = Namespace("alice", "shop")
+HTTP = "tcp:8080:interface=127.0.0.1"
+MQTT = "tcp:1883:interface=127.0.0.1"
+
+
+class _Port:
+    def __init__(self, address: Any, log: Callable[[str], None]) -> None:
+        self._address = address
+        self._log = log
+
+    def getHost(self) -> Any:
+        return self._address
+
+    def stopListening(self) -> Deferred[None]:
+        self._log(f"stop {getattr(self._address, 'port', 'unix')}")
+        return succeed(None)
+
+
+class _Reactor(MemoryReactorClock):
+    """Runs from the beginning; knows which ports are taken."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        super().__init__()
+        self.hasRun = True
+        self.taken: set[int] = set()
+        self._log = log
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        if port in self.taken:
+            raise CannotListenError(interface, port, OSError(98, "Address already in use"))
+        self._log(f"start {port}")
+        kind = IPv6Address if ":" in interface else IPv4Address
+        return _Port(kind("TCP", interface or "0.0.0.0", port), self._log)
+
+    def listenUNIX(
+        self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+    ) -> Any:
+        self._log("start unix")
+        return _Port(UNIXAddress(address), self._log)
+
+    def callFromThread(self, call: Callable[[], object]) -> None:
+        call()
+
+    def stop(self) -> None:
+        if self.hasStopped:
+            raise ReactorNotRunning()
+        super().stop()
+
+
+class _Part:
+    """A part of the gateway that says when it is started and stopped."""
+
+    def __init__(self, name: str, log: Callable[[str], None]) -> None:
+        self._name = name
+        self._log = log
+        self.started: Deferred[None] = succeed(None)
+        self.stopped: Callable[[], Deferred[None]] = lambda: succeed(None)
+        self.url = "nats://127.0.0.1:4222"
+
+    def start(self) -> Deferred[None]:
+        self._log(f"start {self._name}")
+        return self.started
+
+    def stop(self) -> Deferred[None]:
+        self._log(f"stop {self._name}")
+        return self.stopped()
+
+
+class _Bus(MemoryBus):
+    part: _Part
+
+    def start(self) -> Deferred[None]:
+        return self.part.start().addCallback(lambda _: MemoryBus.start(self))
+
+    def stop(self) -> Deferred[None]:
+        return self.part.stop().addCallback(lambda _: MemoryBus.stop(self))
+
+
+@implementer(IConnection)
+class _Connection:
+    def __init__(self) -> None:
+        self.told: list[Refused | None] = []
+
+    def end(self, reason: Refused | None) -> None:
+        self.told.append(reason)
+
+
+class _Tests(SynchronousTestCase):
+    """A whole gateway, whose nats-server, bus and ports are in memory."""
+
+    def setUp(self) -> None:
+        self.log: list[str] = []
+        self.reactor = _Reactor(self.log.append)
+        self.server = _Part("nats-server", self.log.append)
+        self.nats = _Part("nats", self.log.append)
+        self.bus = _Bus(self.reactor)
+        self.bus.part = _Part("bus", self.log.append)
+        self.store = MemoryStore()
+        self.connections = Connections(10)
+        self.told: dict[str, Any] = {}
+        self.exits: list[tuple[Any, ...]] = []
+        self.handlers: dict[int, Callable[..., object]] = {}
+        self.errors = io.StringIO()
+        self.data = Path(self.mktemp())
+        self.settings = Settings(data=self.data)
+
+        def make_bus(reactor: object, urls: list[str], **options: object) -> _Bus:
+            self.told.update(options, urls=urls)
+            return self.bus
+
+        def make_server(reactor: object, directory: Path, durability: str) -> _Part:
+            self.told.update(directory=directory, durability=durability)
+            return self.server
+
+        for name, made in (
+            ("NatsServer", make_server),
+            ("JetStreamBus", make_bus),
+            ("NatsConnection", lambda urls: self.nats),
+            ("JetStreamStore", lambda nats, replicas: self.store),
+            ("JetStreamQueues", lambda nats, replicas: MemoryQueues(self.reactor)),
+            ("Connections", lambda limit: self.connections),
+        ):
+            self.patch(service, name, made)
+        self.patch(atexit, "register", lambda *call: self.exits.append(call))
+        self.patch(signal, "signal", self.handlers.__setitem__)
+        self.patch(sys, "__stderr__", self.errors)
+
+    def start(self, **changes: Any) -> FlowGate:
+        gateway = FlowGate(self.reactor, attrs.evolve(self.settings, **changes))
+        gateway.startService()
+        return gateway
+
+    def connect(self, token_id: str = "t1", key_id: str = "k1", user: str = "alice") -> _Connection:
+        connection = _Connection()
+        grants = Grants.everything(HOME)
+        self.connections.add(connection, Principal(user, "shop", HOME, key_id, grants, 2e9, token_id, 1e9))
+        return connection
+
+
+class StartTests(_Tests):
+    """Starting."""
+
+    def test_order(self) -> None:
+        """Listeners come last: whoever connects finds everything in place."""
+        self.start()
+        self.assertEqual(self.log, ["start nats-server", "start bus", "start nats", "start 8080", "start 1883"])
+        self.assertEqual((self.errors.getvalue(), self.exits), ("", []))
+
+    def test_own_server(self) -> None:
+        """Our own nats-server lives in the data directory, and the bus is told that it is alone."""
+        self.start(durability="fsync")
+        self.assertEqual(self.told["directory"], self.data.resolve() / "nats")
+        self.assertEqual(self.told["durability"], "fsync")
+        self.assertEqual((self.told["urls"], self.told["shared"]), (["nats://127.0.0.1:4222"], False))
+
+    def test_joins(self) -> None:
+        """With NATS servers given, none of our own is started."""
+        self.start(nats=("nats://a:1", "nats://b:2"), replicas=3)
+        self.assertNotIn("start nats-server", self.log)
+        self.assertEqual(
+            (self.told["urls"], self.told["shared"], self.told["replicas"]), (["nats://a:1", "nats://b:2"], True, 3)
+        )
+
+    def test_location(self) -> None:
+        """The data directory tells where the gateway is, as long as it runs."""
+        gateway = self.start()
+        location = self.data / "gateway.json"
+        self.assertEqual(
+            json.loads(location.read_text()),
+            {
+                "url": "http://127.0.0.1:8080",
+                "pid": os.getpid(),
+                "http": ["127.0.0.1:8080"],
+                "mqtt": ["127.0.0.1:1883"],
+            },
+        )
+        self.successResultOf(gateway.stopService())
+        self.assertFalse(location.exists())
+
+    def test_addresses(self) -> None:
+        """Addresses are written as another program on this machine uses them."""
+        for endpoint, url in (
+            ("tcp:8080", "http://127.0.0.1:8080"),
+            ("tcp:8080:interface=10.0.0.1", "http://10.0.0.1:8080"),
+            (r"tcp:8080:interface=\:\:1", "http://[::1]:8080"),
+            (r"tcp:8080:interface=\:\:", "http://[::1]:8080"),
+            ("unix:/tmp/flowgate.socket", ""),
+        ):
+            gateway = self.start(http=(endpoint,))
+            self.assertEqual(json.loads((self.data / "gateway.json").read_text())["url"], url)
+            self.successResultOf(gateway.stopService())
+
+    def test_url_says_tls(self) -> None:
+        """An endpoint with TLS has an ``https`` URL, and a plain one beside it is preferred."""
+        found = ["127.0.0.1:8443", "127.0.0.1:8080", "unix:/x"]
+        self.assertEqual(service._url(["ssl:8443", "tcp:8080", "unix:/x"], found), "http://127.0.0.1:8080")
+        self.assertEqual(service._url(["ssl:8443", "unix:/x"], found[::2]), "https://127.0.0.1:8443")
+
+    def test_secrets_stay(self) -> None:
+        """A second start finds the secrets of the first one."""
+        texts = []
+        for _ in range(2):
+            self.successResultOf(self.start().stopService())
+            texts.append([(self.data / name).read_text() for name in ("master.secret", "admin.token")])
+        self.assertEqual(texts[0], texts[1])
+
+
+class FailureTests(_Tests):
+    """What cannot be started."""
+
+    def fails(self, **changes: Any) -> str:
+        """The one sentence with which the process ends; everything that was started has been stopped."""
+        gateway = self.start(**changes)
+        self.assertTrue(self.reactor.hasStopped)
+        self.assertEqual(self.exits, [(os._exit, 1)])
+        self.successResultOf(gateway.stopService())
+        started = [line[6:] for line in self.log if line.startswith("start ")]
+        stopped = [line[5:] for line in self.log if line.startswith("stop ")]
+        self.assertEqual(stopped, started[::-1])
+        sentence = self.errors.getvalue()
+        self.assertTrue(sentence.startswith("flowgate: ") and sentence.count("\n") == 1, sentence)
+        return sentence[10:-1]
+
+    def test_taken_port(self) -> None:
+        """A taken port is named, with the reason."""
+        self.reactor.taken = {1883}
+        sentence = self.fails()
+        self.assertIn(MQTT, sentence)
+        self.assertIn("Address already in use", sentence)
+
+    def test_no_endpoint(self) -> None:
+        """What is no endpoint is named."""
+        for wrong in ("8080:tcp", "tcp:", "tcp:http:no=such", "", "tcp"):
+            self.setUp()
+            self.assertIn(repr(wrong), self.fails(http=(wrong,)))
+
+    def test_missing_certificate(self) -> None:
+        """A certificate that cannot be read is named."""
+        self.assertIn("/no/such.pem", self.fails(http=("ssl:8443:privateKey=/no/such.pem",)))
+
+    def test_server(self) -> None:
+        """A nats-server that cannot be started is said in its own words."""
+        self.server.started = fail(StartError("no nats-server was found"))
+        self.assertEqual(self.fails(), "no nats-server was found")
+
+    def test_bus(self) -> None:
+        """A bus that is out of reach is said in its own words."""
+        self.bus.part.started = fail(StartError("no NATS server answers"))
+        self.assertEqual(self.fails(), "no NATS server answers")
+
+    def test_refusal(self) -> None:
+        """Whatever else goes wrong ends the process as well, and the log knows more."""
+        self.nats.started = fail(BusUnavailable("the message bus is away"))
+        self.assertEqual(self.fails(), "the gateway could not start: the message bus is away")
+        self.assertEqual(len(self.flushLoggedErrors(BusUnavailable)), 1)
+
+    def test_data_directory(self) -> None:
+        """A data directory that is a file is named."""
+        self.data.write_text("")
+        self.assertIn(str(self.data), self.fails())
+
+    def test_second_gateway(self) -> None:
+        """A data directory belongs to one gateway at a time."""
+        first = self.start()
+        second = FlowGate(self.reactor, self.settings)
+        second.startService()
+        self.assertIn("in use by another gateway", self.errors.getvalue())
+        self.successResultOf(second.stopService())
+        self.assertTrue((self.data / "gateway.json").exists())
+        self.successResultOf(first.stopService())
+
+    def test_weak_secret(self) -> None:
+        """A secret that is too weak is not repeated."""
+        self.assertNotIn("hunter2", self.fails(master_secret="hunter2"))
+
+
+class StopTests(_Tests):
+    """Stopping."""
+
+    def test_order(self) -> None:
+        """What started last is stopped first, and the lock is given back."""
+        gateway = self.start()
+        self.log.clear()
+        self.successResultOf(gateway.stopService())
+        self.assertEqual(self.log, ["stop 1883", "stop 8080", "stop nats", "stop bus", "stop nats-server"])
+        self.successResultOf(self.start().stopService())
+        self.assertEqual(self.errors.getvalue(), "")
+
+    def test_waits(self) -> None:
+        """The next thing is stopped when the one before it has stopped."""
+        gateway = self.start()
+        closing: Deferred[None] = Deferred()
+        self.bus.part.stopped = lambda: closing
+        stopped = gateway.stopService()
+        self.assertEqual(self.log[-1], "stop bus")
+        self.assertNoResult(stopped)
+        closing.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.log[-1], "stop nats-server")
+
+    def test_one_fails(self) -> None:
+        """What cannot be stopped is logged and does not keep the rest from stopping."""
+        gateway = self.start()
+        self.nats.stopped = lambda: fail(RuntimeError("stuck"))
+
+        def stuck() -> Deferred[None]:
+            raise RuntimeError("stuck")
+
+        self.bus.part.stopped = stuck
+        self.successResultOf(gateway.stopService())
+        self.assertEqual(self.log[-3:], ["stop nats", "stop bus", "stop nats-server"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+    def test_drains(self) -> None:
+        """Listeners close, clients are told, and the bus stays until they have gone."""
+        gateway = self.start()
+        connection = self.connect()
+        stopped = gateway.stopService()
+        self.assertEqual(connection.told, [None])
+        self.assertEqual(self.log[-1], "stop 8080")
+        self.connections.remove(connection)
+        self.reactor.advance(0.05)
+        self.successResultOf(stopped)
+
+    def test_drain_has_an_end(self) -> None:
+        """Clients that do not go are left behind."""
+        gateway = self.start()
+        self.connect()
+        stopped = gateway.stopService()
+        self.reactor.pump([0.05] * int(DRAIN_SECONDS / 0.05 - 2))
+        self.assertNoResult(stopped)
+        self.reactor.pump([0.05] * 3)
+        self.successResultOf(stopped)
+
+    def test_during_the_start(self) -> None:
+        """A stop during the start breaks it off: without a word, without an exit status, with nothing left behind."""
+        self.bus.part.started = Deferred()
+        gateway = self.start()
+        self.assertEqual(self.log[-1], "start bus")
+        self.successResultOf(gateway.stopService())
+        self.assertEqual(self.log[2:], ["stop bus", "stop nats-server"])
+        self.assertEqual((self.errors.getvalue(), self.exits, self.reactor.hasStopped), ("", [], False))
+
+    def test_waits_for_the_start_to_clean_up(self) -> None:
+        """What a broken-off start still has to end is awaited before the rest is stopped."""
+        cleaned: Deferred[None] = Deferred()
+
+        async def start() -> None:
+            try:
+                await Deferred()
+            finally:
+                await cleaned
+
+        self.bus.part.started = Deferred.fromCoroutine(start())
+        stopped = self.start().stopService()
+        self.assertEqual(self.log[-1], "start bus")
+        cleaned.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.log[2:], ["stop bus", "stop nats-server"])
+
+    def test_sigterm(self) -> None:
+        """SIGTERM stops the reactor, so that twistd ends with status 0; a second one does no harm."""
+        self.start()
+        for _ in range(2):
+            self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.assertTrue(self.reactor.hasStopped)
+
+    def test_before_the_start(self) -> None:
+        """A service whose reactor never ran can be stopped."""
+        self.successResultOf(FlowGate(self.reactor, self.settings).stopService())
+
+
+class RevocationTests(_Tests):
+    """Open connections of what was revoked."""
+
+    def test_ends(self) -> None:
+        """Connections of a revoked token, of a revoked key and of a suspended user end, others do not."""
+        told: list[Callable[[str], None]] = []
+        self.patch(TokenService, "on_revoked", lambda _self, listener: told.append(listener))
+        self.start()
+        by_token, by_key, by_user = self.connect("t2"), self.connect(key_id="k2"), self.connect(user="bob")
+        other = self.connect()
+        for revoked in ("t2", "k2", "bob", "nobody"):
+            told[0](revoked)
+        for ended in (by_token, by_key, by_user):
+            self.assertEqual([type(reason) for reason in ended.told], [InvalidToken])
+        self.assertEqual(other.told, [])
+
+
+class DirectoryTests(SynchronousTestCase):
+    """The data directory."""
+
+    def mode(self, path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    def test_made(self) -> None:
+        """It is made with what leads to it, for its owner alone, and found again."""
+        path = Path(self.mktemp()) / "a" / "b"
+        for _ in range(2):
+            self.assertEqual(prepare_directory(path), path.resolve())
+            self.assertEqual(self.mode(path), 0o700)
+        self.assertEqual(os.listdir(path), [])
+
+    def test_ours_is_closed(self) -> None:
+        """One that is empty, or holds nothing but what we put there, is closed to others."""
+        path = Path(self.mktemp())
+        path.mkdir()
+        for name in ("", "lock", "master.secret", ".probe"):
+            if name:
+                (path / name).touch()
+            path.chmod(0o777)
+            prepare_directory(path)
+            self.assertEqual(self.mode(path), 0o700)
+
+    def test_shared_stays_open(self) -> None:
+        """One that holds other things is not closed to those who use them."""
+        path = Path(self.mktemp())
+        path.mkdir()
+        (path / "letter.txt").touch()
+        path.chmod(0o755)
+        prepare_directory(path)
+        self.assertEqual(self.mode(path), 0o755)
+
+    def test_open_to_writing(self) -> None:
+        """One in which others can put things, such as ``/tmp``, is refused and left as it is."""
+        path = Path(self.mktemp())
+        path.mkdir()
+        (path / "letter.txt").touch()
+        for mode in (0o1777, 0o770):
+            path.chmod(mode)
+            self.assertIn("others can write to it", str(self.assertRaises(StartError, prepare_directory, path)))
+            self.assertEqual(self.mode(path), mode)
+
+    def test_unusable(self) -> None:
+        """One that cannot be made is named."""
+        path = Path(self.mktemp())
+        path.write_text("")
+        for wrong in (path, path / "below"):
+            self.assertIn(str(wrong), str(self.assertRaises(StartError, prepare_directory, wrong)))
