@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from twisted.web.iweb import IResponse
 DEFAULT_DATA = "flowgate-data"
 _TIMEOUT = 30
 _LONGEST_LINE = 4 * 1024 * 1024
+_SECRET = re.compile(r"(?<=FGAK[A-Z2-7]{16}\.)[A-Za-z0-9]+")
 
 _NO_ANSWER = (
     ConnectError,
@@ -345,7 +347,8 @@ async def queue_stats(api: Api, options: argparse.Namespace) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Failed(f"{message} ({self.prog} --help tells more)")
+        # A key in the wrong place of the line has no place in a log of errors.
+        raise Failed(f"{_SECRET.sub('…', message)} ({self.prog} --help tells more)")
 
 
 def _everywhere(default: object = None) -> argparse.ArgumentParser:
@@ -369,7 +372,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     :raises Failed: if it is not understood.
     """
     shared, rest = _everywhere().parse_known_args(arguments)
-    return _parser().parse_args(rest, shared)
+    options, unknown = _parser().parse_known_args(rest, shared)
+    if unknown:
+        # Without its value: of a misspelt option that may be a secret.
+        option = next((one.partition("=")[0] for one in unknown if one.startswith("-")), "")
+        what = f"there is no option {option} here" if option else "there are too many arguments"
+        raise Failed(f"{what} (flowgate --help tells more)")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -67,7 +67,7 @@ class IBusListener(Interface):
     def arrived(runs: list[Run]) -> None:
         """Take messages for local subscribers, in order: what the stream stored, and what other nodes sent live.
 
-        :meth:`settled` follows.
+        Runs that this node stored itself may come without ``sequences``.  :meth:`settled` follows.
 
         :param runs: a list of :class:`Run`; ``recorded`` is ``True`` for stored ones.
         """

@@ -20,6 +20,7 @@ from flowgate.bus.memory_store import MemoryStore
 from flowgate.errors import (
     AccountSuspended,
     BusUnavailable,
+    Conflict,
     InvalidParameter,
     InvalidToken,
     InvalidTopic,
@@ -267,6 +268,25 @@ class NodesTests(_Tests):
         first = self.successResultOf(self.keyring.create_user("alice"))
         self.assertEqual(self.successResultOf(deaf.create_user("alice")), first)
 
+    def test_user_that_cannot_be_read(self) -> None:
+        """A user whose record is damaged is not made anew over it, and gets no keys."""
+        with capturedLogs() as logged:
+            self.successResultOf(self.store.put(USERS, "alice", b"{"))
+            for made in (self.keyring.create("alice", "shop"), self.keyring.create_user("alice")):
+                self.failureResultOf(made, Conflict)
+        self.assertEqual({event["log_level"] for event in logged}, {LogLevel.error})
+        self.assertEqual((self.keyring.users(), self.keyring.keys()), ([], []))
+
+    def test_late_news(self) -> None:
+        """News that is older than a revocation does not bring the key back."""
+        told: list[str] = []
+        self.keyring.on_disabled(told.append)
+        key, text = self.create()
+        self.successResultOf(self.keyring.revoke(key.id))
+        self.successResultOf(self.store.put(KEYS, key.id, key.to_json()))
+        self.assertRaises(KeyDisabled, self.keyring.authenticate, text)
+        self.assertEqual(told, [key.id])
+
     def test_unreadable_records(self) -> None:
         """A record that cannot be read is logged and not accepted, whatever was known before, and stops nothing."""
         key, text = self.create()
@@ -285,6 +305,7 @@ class NodesTests(_Tests):
             json.dumps({**good, "expires_at": "never"}).encode(),
             json.dumps({**good, "grants": {}}).encode(),
             json.dumps({**good, "more": 1}).encode(),
+            b"[" * 100_000,
         ):
             self.successResultOf(self.store.put(KEYS, key.id, key.to_json()))
             self.keyring.authenticate(text)
@@ -303,6 +324,7 @@ class NodesTests(_Tests):
             b"[]",
             b'{"name": "bob", "created_at": 1}',
             b'{"name": "alice", "created_at": 1, "suspended": 0}',
+            b"[" * 100_000,
         ):
             with capturedLogs() as logged:
                 self.successResultOf(self.store.put(USERS, "alice", wrong))

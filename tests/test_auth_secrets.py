@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -38,6 +39,18 @@ class SecretTests(SynchronousTestCase):
         admin_token(self.data)
         for name in ("master.secret", "admin.token"):
             self.assertEqual((self.data / name).stat().st_mode & 0o777, 0o600)
+
+    def test_whole_or_not_at_all(self) -> None:
+        """What is broken off while a secret is written leaves none, and the next start makes one."""
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with mock.patch("os.fsync", full):
+            self.assertIn("No space left", self.sentence())
+        self.assertFalse(self.file.exists())
+        master_secret(self.data)
+        self.assertEqual([path.name for path in self.data.iterdir()], ["master.secret"])
 
     def test_given(self) -> None:
         """A secret of the operator is used as it is, and nothing is written."""

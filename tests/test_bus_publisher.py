@@ -123,9 +123,14 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual([sent.payload for sent in self.link.sent], [b"1", b"2", b"3"])
 
     def test_batch_of_one(self) -> None:
-        """A single message begins and commits its batch."""
-        self.lane.publish(run(b"1"))
-        self.assertEqual([sent.place for sent in self.link.sent], [(1, 2)])
+        """A single message travels without a batch, and is acknowledged as such; QoS 2 keeps its header."""
+        for qos, headers in ((1, b""), (2, b"NATS/1.0\r\nFlowgate-QoS: 2\r\n\r\n")):
+            stored = self.lane.publish(run(b"1", qos=qos))
+            self.clock.advance(0)
+            sent = self.link.sent.pop()
+            self.assertEqual((sent.reply, sent.headers, sent.payload), (f"_INBOX.me.{sent.token}", headers, b"1"))
+            self.link.answer(sent, stream="S", seq=7)
+            self.successResultOf(stored)
 
     def test_a_turn_is_a_batch(self) -> None:
         """What a turn brings while something is under way leaves together."""
@@ -150,6 +155,38 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nFlowgate-QoS: 2\r\n\r\n"})
         self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 2)])
 
+    def test_stored_runs_are_told_first(self) -> None:
+        """Whoever wants to know what was stored learns it in order, before the publisher; duplicates are left out."""
+        told: list[object] = []
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane.open()
+        first, second = run(b"1", b"2"), run(b"3", b"4")
+        for one in (first, second):
+            lane.publish(one).addCallback(told.append)
+        self.clock.advance(0)
+        for commit in self.link.commits():
+            self.link.answer(commit, stream="S", seq=2, count=2)
+        self.assertEqual(told, [first, None, second, None])
+        self.assertTrue(first.recorded)
+        lane.publish_one(TOPIC, b"5", [], 1)
+        self.clock.advance(0)
+        self.link.answer(self.link.sent[-1], stream="S", seq=5, duplicate=True)
+        self.assertEqual(len(told), 4)
+        lane.publish_one(TOPIC, b"5", [], 1)
+        self.clock.advance(0)
+        self.link.answer(self.link.sent[-1], stream="S", seq=6)
+        self.assertEqual(len(told), 5)
+
+    def test_failed_runs_are_not_told(self) -> None:
+        """What the stream did not take is not delivered."""
+        told: list[object] = []
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane.open()
+        failed = lane.publish(run(b"1", b"2"))
+        self.link.answer(self.link.sent[-1], error={"code": 500, "description": "no"})
+        self.failureResultOf(failed, BusUnavailable)
+        self.assertEqual(told, [])
+
     def test_acknowledged_when_all_is_stored(self) -> None:
         """The Deferred fires by the commit's acknowledgement, not by flow control."""
         stored = self.lane.publish(run(b"1", b"2"))
@@ -165,7 +202,7 @@ class PublisherTests(SynchronousTestCase):
         self.lane.publish(run(b"x"))
         first, second, third = (self.lane.publish(run(b"1", b"2")) for _ in range(3))
         self.clock.advance(0)
-        commit = self.link.commits()[1]
+        commit = self.link.commits()[0]
         self.link.answer(commit, type="gap", last_seq=4, seq=6)
         self.link.answer(commit, stream="S", seq=9, batch="t2", count=3)
         self.successResultOf(first)
@@ -190,9 +227,9 @@ class PublisherTests(SynchronousTestCase):
 
     def test_long_run_spans_parcels(self) -> None:
         """A run that needs several parcels is acknowledged when the last of them is."""
-        stored = self.lane.publish(run(*[b"x"] * (2 * PARCEL_MESSAGES + 1)))
+        stored = self.lane.publish(run(*[b"x"] * (2 * PARCEL_MESSAGES + 2)))
         first, second, third = self.link.commits()
-        self.assertEqual([one.place[0] for one in (first, second, third)], [PARCEL_MESSAGES, PARCEL_MESSAGES, 1])
+        self.assertEqual([one.place[0] for one in (first, second, third)], [PARCEL_MESSAGES, PARCEL_MESSAGES, 2])
         for commit in (third, first):
             self.link.answer(commit, stream="S", seq=1, count=commit.place[0])
         self.assertNoResult(stored)

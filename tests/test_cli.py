@@ -380,6 +380,21 @@ class LineTests(_Tests):
         ):
             self.assertRaises(cli.Failed, cli.parse, line.split())
 
+    def test_wrong_lines_show_no_secret(self) -> None:
+        """A key or a token in the wrong place of the line is not repeated."""
+        for line, named in (
+            (f"publish t m {KEY}", "too many arguments"),
+            (f"publish t m --kee {KEY}", "--kee"),
+            (f"publish t m --kee={KEY}", "--kee"),
+            (f"key list --admin_token={'s' * 40}", "--admin_token"),
+            (f"key list --admin_token {'s' * 40}", "--admin_token"),
+            (f"{KEY}", "FGAKAAAAAAAAAAAAAAAA.…"),
+            (f"token --ttl {KEY} 60", "FGAKAAAAAAAAAAAAAAAA.…"),
+        ):
+            sentence = str(self.assertRaises(cli.Failed, cli.parse, line.split()))
+            self.assertIn(named, sentence)
+            self.assertNotIn("s" * 40, sentence)
+
 
 class PlaceTests(_Tests):
     """Where the gateway is, and who may command it."""

@@ -197,6 +197,8 @@ class RefusalTests(_Tests):
             ("[[topics]]\nfilter = 'a'\nhistroy = true", "'histroy'", "'history'"),
             ("[[topics]]\nfilter = 'a'\nhistory = { aeg = '1h' }", "'aeg'", "'age'"),
             ('config = "other.toml"', "'config'", ""),
+            ("[limit]", "'limit'", "'limits'"),
+            ("durabilty = {}", "'durabilty'", "'durability'"),
         ):
             sentence = self.sentence(text)
             for part in (str(self.file), named, near):

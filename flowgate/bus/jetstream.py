@@ -82,12 +82,16 @@ class JetStreamBus:
         """
         self._reactor = reactor
         self.listener = listener
-        self._settings = StreamSettings(per_topic=history_messages, max_age=history_age, replicas=replicas)
+        self._settings = StreamSettings(
+            per_topic=history_messages, max_age=history_age, replicas=replicas, republish=shared
+        )
         self._shared = shared
         self._start_seconds = start_seconds
         self._link = Link(reactor, urls, self, tls=tls)
         self._grouper = Grouper()
-        self._publisher = Publisher(reactor, self._link, self._drained, self.link_settled, parcels=parcels)
+        self._publisher = Publisher(
+            reactor, self._link, self._drained, self.link_settled, None if shared else self._stored, parcels=parcels
+        )
         self._history = History(reactor, self._link, self._settings, self._grouper)
         self._feeds = Feeds(reactor, self._link, self._settings, self._grouper, self._history)
         self._attachments: dict[Namespace, _Attachment] = {}
@@ -250,11 +254,12 @@ class JetStreamBus:
         attachment = self._attachments.get(namespace)
         if attachment is None:
             attachment = self._attachments[namespace] = _Attachment()
-            roots = (OUT, LIVE, CAST) if self._shared else (OUT,)
-            attachment.subscriptions = [
-                self._link.subscribe(namespace_subject(root, namespace), self._arrived) for root in roots
-            ]
-            if self._link.up:
+            if self._shared:
+                attachment.subscriptions = [
+                    self._link.subscribe(namespace_subject(root, namespace), self._arrived)
+                    for root in (OUT, LIVE, CAST)
+                ]
+            if self._shared and self._link.up:
                 attached = attachment
                 self._link.fence().addBoth(lambda _: self._attached(attached))
             else:
@@ -280,6 +285,15 @@ class JetStreamBus:
             for subscription in attachment.subscriptions:
                 self._link.unsubscribe(subscription)
             self._attached(attachment)
+
+    def _stored(self, runs: list[Run]) -> None:
+        """Deliver what the stream has acknowledged: with a server of our own nobody else puts anything into it.
+
+        To have the server republish it instead takes it about as long as storing it.
+        """
+        if self.listener is not None:
+            attached = self._attachments
+            self.listener.arrived([run for run in runs if run.topic.namespace in attached])
 
     def _arrived(self, messages: list[Message]) -> None:
         if self.listener is not None:

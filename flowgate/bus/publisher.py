@@ -54,11 +54,12 @@ class _Job:
 class _Single:
     """A message that wants its own place in the stream, and its headers."""
 
-    __slots__ = ("deadline", "head", "result", "size", "token")
+    __slots__ = ("deadline", "head", "result", "run", "size", "token")
 
-    def __init__(self, head: bytes, size: int, token: str, result: Deferred[Stored]) -> None:
+    def __init__(self, head: bytes, run: Run, token: str, result: Deferred[Stored]) -> None:
         self.head = head
-        self.size = size
+        self.run = run
+        self.size = len(run.payloads[0])
         self.token = token
         self.result = result
         self.deadline = 0.0
@@ -89,6 +90,7 @@ class Publisher:
         link: Link,
         drained: Callable[[], None],
         settled: Callable[[], None],
+        stored: Callable[[list[Run]], None] | None = None,
         *,
         parcels: int = 4,
         queue_messages: int = 65_536,
@@ -98,6 +100,8 @@ class Publisher:
 
         :param drained: called when :attr:`congested` goes back to false.
         :param settled: called after Deferreds were fired without the link having brought anything.
+        :param stored: called with the runs that the stream has acknowledged and did not have before, in order, before
+            their publishers are told.
         :param parcels: parcels that may be under way at once.
         :param queue_messages: messages, queued and under way, from which on the lane calls itself congested; at
             four times as many it refuses.
@@ -107,6 +111,7 @@ class Publisher:
         self._link = link
         self._drained = drained
         self._settled = settled
+        self._stored = stored
         self._most_parcels = parcels
         self._queue_messages = queue_messages
         self._queue_bytes = queue_bytes
@@ -185,8 +190,9 @@ class Publisher:
         if qos == 2:
             headers = [*headers, ("Flowgate-QoS", "2")]
         head = wire.headers(headers) if headers else b""
-        single = _Single(head, len(payload), self._link.token(), result)
-        self._put(_Job(Run(topic, [payload], qos=qos), topic_subject(LOG, topic), None, single))
+        run = Run(topic, [payload], qos=qos)
+        single = _Single(head, run, self._link.token(), result)
+        self._put(_Job(run, topic_subject(LOG, topic), None, single))
         return result
 
     def _refusal(self, largest: int) -> Refused | None:
@@ -228,6 +234,7 @@ class Publisher:
         number = 0  # the place in the batch
         first = last = -1  # where in parts the batch begins and ends
         live: tuple[int, bytes, bytes] | None = None
+        alone: tuple[_Job, bytes] | None = None
         queue = self._queue
         while queue and parcel.count < PARCEL_MESSAGES and parcel.bytes < PARCEL_BYTES:
             job = queue[0]
@@ -257,6 +264,7 @@ class Publisher:
                 continue
             if first < 0:
                 first = len(parts)
+                alone = job, payloads[0]
             if run.qos == 2:
                 line, head = b"HPUB %b %b" % (job.subject, reply), len(_QOS_2_HEAD)
                 parts += [
@@ -274,11 +282,15 @@ class Publisher:
             job.open_parcels += 1
             parcel.jobs.append((job, number))
         parcel.expected = number
-        if number:
+        if number == 1 and alone is not None:
+            # A batch of one costs the server more than a message by itself.
+            job, payload = alone
+            head_1 = _QOS_2_HEAD if job.run.qos == 2 else b""
+            parts[first] = wire.publish(job.subject, payload, f"{self._link.inbox}.{token}".encode(), head_1)
+        elif number:
             # With the random reply prefix, so that nothing in a subject or payload can be meant instead.
             parts[first] = parts[first].replace(b"%b1.1.$FI" % reply, b"%b1.0.$FI" % reply, 1)
-            old = b"%b%d.%d.$FI" % (reply, number, 0 if number == 1 else 1)
-            parts[last] = parts[last].replace(old, b"%b%d.2.$FI" % (reply, number), 1)
+            parts[last] = parts[last].replace(b"%b%d.1.$FI" % (reply, number), b"%b%d.2.$FI" % (reply, number), 1)
         elif live is not None:
             # Nobody waits for these, but the lane must know when the stream has taken them in.
             index, subject, payload = live
@@ -321,7 +333,8 @@ class Publisher:
                 answer = json.loads(payload)
                 error = answer.get("error")
                 if error is None:
-                    confirmed = int(answer.get("count", 0)) if parcel.expected else 0
+                    # Only the acknowledgement of a batch counts its messages.
+                    confirmed = int(answer.get("count", parcel.expected == 1)) if parcel.expected else 0
                 else:
                     detail = str(error.get("description", "unknown error"))
             self._settle(parcel, confirmed, detail)
@@ -334,14 +347,24 @@ class Publisher:
             self._warn("messages were not stored: {detail}", detail or f"{confirmed} of {parcel.expected}")
         # Write on before telling anybody: the server has nothing to do, the tellers' work can overlap.
         self._flush()
+        done: list[_Job] = []
         for job, upto in parcel.jobs:
             job.open_parcels -= 1
             if upto > confirmed:
                 self._fail(job, BusUnavailable())
             elif job.taken and not job.open_parcels and not job.failed:
-                assert job.stored is not None
-                job.stored.callback(None)
+                done.append(job)
+        self._tell_stored([job.run for job in done])
+        for job in done:
+            assert job.stored is not None
+            job.stored.callback(None)
         self._release(parcel.count, parcel.bytes)
+
+    def _tell_stored(self, runs: list[Run]) -> None:
+        if self._stored is not None and runs:
+            for run in runs:
+                run.recorded = True
+            self._stored(runs)
 
     def _single_answered(self, messages: list[Message]) -> None:
         message = messages[0]
@@ -360,6 +383,8 @@ class Publisher:
             else:
                 self._warn("a message was not stored: {detail}", str(error.get("description")))
         if isinstance(result, Stored):
+            if not result.duplicate:
+                self._tell_stored([single.run])
             single.result.callback(result)
         else:
             single.result.errback(result)

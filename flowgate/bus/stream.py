@@ -29,6 +29,7 @@ class StreamSettings:
     :ivar max_age: seconds.
     :ivar replicas: servers that hold each message.
     :ivar duplicate_window: seconds within which a message id is stored once.
+    :ivar republish: whether the server passes on what it stored, for nodes that share it.
     """
 
     name: str = "FG_TOPICS"
@@ -36,6 +37,7 @@ class StreamSettings:
     max_age: int = 24 * 3600
     replicas: int = 1
     duplicate_window: int = 300
+    republish: bool = True
 
     def config(self) -> dict[str, Any]:
         """The stream's configuration as the JetStream API writes it."""
@@ -53,7 +55,7 @@ class StreamSettings:
             "allow_direct": True,
             "allow_msg_ttl": True,
             "allow_batched": True,
-            "republish": {"src": "fg.log.>", "dest": "fg.out.>"},
+            "republish": {"src": "fg.log.>", "dest": "fg.out.>"} if self.republish else None,
         }
 
 

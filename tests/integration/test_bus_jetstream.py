@@ -32,11 +32,12 @@ class JetStreamBusContractTests(TopicsContract, TestCase):
     """The contract, over a nats-server of its own."""
 
     timeout = 30
+    shared = True
     server: NatsServer
 
     async def make_bus(self, listener: Listener) -> Any:
         self.server = nats_server(self)
-        bus = JetStreamBus(reactor, [self.server.url], listener, history_messages=self.per_topic)
+        bus = JetStreamBus(reactor, [self.server.url], listener, shared=self.shared, history_messages=self.per_topic)
         self.addCleanup(bus.stop)
         await bus.start()
         return bus
@@ -48,6 +49,13 @@ class JetStreamBusContractTests(TopicsContract, TestCase):
     async def come_back(self) -> None:
         self.server.start()
         await self.until(self.listener, lambda: self.listener.states[-1])
+
+
+class PrivateJetStreamBusContractTests(JetStreamBusContractTests):
+    """The contract, for a node that has its nats-server to itself."""
+
+    shared = False
+    places = False
 
 
 class JetStreamBusTests(TestCase):
