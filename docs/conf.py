@@ -14,7 +14,13 @@ HERE = Path(__file__).parent
 project = "Flow-Gate"
 release = version = re.findall(r'__version__ = "(.+)"', (HERE.parent / "flowgate" / "__init__.py").read_text())[0]
 html_theme = "alabaster"
-html_theme_options = {"description": "A multi-protocol messaging gateway", "page_width": "1080px"}
+html_theme_options = {
+    "description": "A multi-protocol messaging gateway",
+    "font_family": "Helvetica, Arial, sans-serif",
+    "body_max_width": "100%",
+    "page_width": "1160px",
+}
+html_static_path = ["_static"]
 html_show_copyright = False
 html_show_sourcelink = False
 exclude_patterns = ["_build"]

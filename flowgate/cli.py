@@ -331,7 +331,7 @@ async def queue_receive(api: Api, options: argparse.Namespace) -> None:
         _say(json.dumps(messages))
     for message in messages:
         if not options.json:
-            _say(f"{message['receipt']}\t{message['body']}" if not options.delete else message["body"])
+            _say(message["body"] if options.delete else f"{message['receipt']}\t{_line(message['body'])}")
         if options.delete:
             await api.json("DELETE", f"{_queue(options)}/messages/{quote(message['receipt'], safe='')}", token=bearer)
 

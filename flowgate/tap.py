@@ -6,6 +6,7 @@ reactor exists; it must import nothing that installs one before :func:`choose_re
 
 from __future__ import annotations
 
+import os
 import sys
 
 from twisted.application.service import IService
@@ -36,7 +37,7 @@ def makeService(options: Options) -> IService:
 
     from flowgate.service import FlowGate
 
-    if options.parent is not None and options.parent.get("pidfile") == "twistd.pid":
+    if options.parent is not None and options.parent.get("pidfile") == os.path.abspath("twistd.pid"):
         # Nothing is written outside of the data directory; its lock keeps a second gateway out.
         options.parent["pidfile"] = ""
     return FlowGate(reactor, options.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import json
 import re
@@ -104,6 +105,16 @@ class CreationTests(_Tests):
         with mock.patch.object(self.store, "put", lambda *_: fail(BusUnavailable())):
             self.failureResultOf(self.keyring.create("alice", "shop"), BusUnavailable)
         self.assertEqual(self.keyring.keys(), [])
+
+    def test_id_is_taken(self) -> None:
+        """An id that another node has given already is not given again."""
+        first, _ = self.create()
+        deaf = Keyring(self.store, MASTER, lambda: self.now)
+        taken = base64.b32decode(first.id.removeprefix("FGAK"))
+        with mock.patch("secrets.token_bytes", side_effect=[taken, b"another id"]):
+            second, _ = self.successResultOf(deaf.create("alice", "cafe"))
+        self.assertEqual(second.id, "FGAK" + base64.b32encode(b"another id").decode())
+        self.assertEqual(self.keyring.find(first.id), first)
 
     def test_makes_the_user(self) -> None:
         """The user is made if new, once."""
@@ -304,6 +315,7 @@ class NodesTests(_Tests):
             json.dumps({**good, "disabled": "no"}).encode(),
             json.dumps({**good, "expires_at": "never"}).encode(),
             json.dumps({**good, "grants": {}}).encode(),
+            json.dumps({**good, "created_at": True}).encode(),
             json.dumps({**good, "more": 1}).encode(),
             b"[" * 100_000,
         ):

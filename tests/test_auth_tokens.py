@@ -461,6 +461,24 @@ class RevocationTests(_Tests):
         self.refused(self.token)
         self.tokens.verify(other)
 
+    def test_at_once(self) -> None:
+        """It holds once its revoker is told so, without waiting for the watch of the store; listeners learn it once."""
+        told: list[str] = []
+        self.tokens.on_revoked(told.append)
+        token_id = self.revoke(self.token)
+        self.assertEqual(told, [token_id])
+        other = self.tokens.issue(self.key).token
+        self.tokens.stop()
+        self.revoke(other)
+        self.refused(other)
+
+    def test_stopped(self) -> None:
+        """A stopped node follows no longer."""
+        _, elsewhere = self.node()
+        elsewhere.stop()
+        self.revoke(self.token)
+        elsewhere.verify(self.token)
+
     def test_everywhere(self) -> None:
         """It is refused on the other nodes too, whose listeners are told once, and after a restart."""
         _, elsewhere = self.node()
@@ -548,5 +566,5 @@ class CacheTests(_Tests):
 
     def test_size_comes_first(self) -> None:
         """A text that is too long is not parsed at all."""
-        with mock.patch.object(jwt, "get_unverified_header", side_effect=AssertionError("parsed")):
-            self.refused("A" * 8193)
+        with mock.patch.object(module, "_is_canonical", side_effect=AssertionError("parsed")):
+            self.refused("A.A." + "A" * 8189)

@@ -178,6 +178,11 @@ class UserTests(_Tests):
         self.run_command("user", "create", "alice")
         self.assertEqual(self.gateway.asked[0][3], {"user": "alice"})
 
+    def test_name_cannot_lead_elsewhere(self) -> None:
+        """A name is one part of the path, whatever it holds."""
+        self.sentence("user", "suspend", "../keys?x")
+        self.assertEqual(self.gateway.asked[-1][0], "POST /api/v1/admin/users/..%2Fkeys%3Fx/suspend")
+
     def test_list(self) -> None:
         """One line for each user."""
         users = [{"user": "alice", "suspended": False}, {"user": "bob", "suspended": True}]
@@ -278,6 +283,7 @@ class MessageTests(_Tests):
         self.failureResultOf(ended, cli.Failed)
         events.dataReceived(b"x" * 1024 * 1024)
         self.assertLess(len(events._rest), 6 * 1024 * 1024)
+        events.connectionLost(Failure(ResponseDone()))
 
     def test_stream_breaks_off(self) -> None:
         """A stream that did not end in order is a failure; one that did is none."""
@@ -311,10 +317,10 @@ class QueueTests(_Tests):
 
     def test_receive(self) -> None:
         """Receipt and body are printed."""
-        messages = [{"id": "m1", "receipt": "r1", "body": "do it"}, {"id": "m2", "receipt": "r2", "body": "and this"}]
+        messages = [{"id": "m1", "receipt": "r1", "body": "do it"}, {"id": "m2", "receipt": "r2", "body": "and\nthis"}]
         self.gateway.say(f"POST {self.MESSAGES}/receive", 200, {"messages": messages})
         line = ("queue", "receive", "jobs", "--max", "2", "--wait", "20", "--visibility", "5")
-        self.assertEqual(self.run_command(*line), "r1\tdo it\nr2\tand this\n")
+        self.assertEqual(self.run_command(*line), 'r1\tdo it\nr2\t"and\\nthis"\n')
         self.assertEqual(self.gateway.asked[-1][3], {"max": 2, "wait": 20, "visibility": 5})
         self.assertEqual(json.loads(self.run_command("--json", *line)), messages)
 
@@ -326,6 +332,11 @@ class QueueTests(_Tests):
         self.assertEqual(self.run_command("queue", "receive", "jobs", "--delete"), "do it\n")
         self.assertEqual(self.gateway.asked[-1][:2], (f"DELETE {self.MESSAGES}/r%2F1", JWT))
         self.assertEqual(self.gateway.asked[-2][3], {"max": 1, "wait": 0})
+
+    def test_name_cannot_lead_elsewhere(self) -> None:
+        """A name is one part of the path, whatever it holds."""
+        self.sentence("queue", "stats", "../usage?x")
+        self.assertEqual(self.gateway.asked[-1][0], "GET /api/v1/queues/..%2Fusage%3Fx")
 
     def test_stats(self) -> None:
         """What the queue holds is printed."""
@@ -491,6 +502,13 @@ class FailureTests(_Tests):
             self.assertEqual(
                 self.sentence("key", "list"), f"no gateway answers at {URL}: is `twistd flowgate` running?"
             )
+
+    def test_time_is_limited(self) -> None:
+        """A gateway that does not answer is not waited for without end."""
+        request = mock.Mock(return_value=fail(CancelledError()))
+        self.treq = mock.Mock(request=request)
+        self.sentence("key", "list")
+        self.assertEqual(request.call_args.kwargs["timeout"], 30)
 
     def test_something_else_answers(self) -> None:
         """What is not a gateway is not taken for one."""

@@ -18,19 +18,25 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from flowgate import service
+from flowgate.auth.keys import KEYS, Keyring
 from flowgate.auth.permissions import Grants, Principal
-from flowgate.auth.tokens import TokenService
+from flowgate.auth.tokens import REVOKED, TokenService
 from flowgate.bus.memory_queues import MemoryQueues
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections, IConnection
 from flowgate.errors import BusUnavailable, InvalidToken, Refused, StartError
+from flowgate.gateway import Gateway
+from flowgate.http.site import make_site as real_make_site
 from flowgate.service import DRAIN_SECONDS, FlowGate, prepare_directory
 from flowgate.settings import Settings
+from flowgate.tap import makeService
 from flowgate.topics import Namespace
 
 HOME = Namespace("alice", "shop")
@@ -147,7 +153,13 @@ class _Tests(SynchronousTestCase):
             self.told.update(directory=directory, durability=durability)
             return self.server
 
+        def make_site(*parts: Any) -> Any:
+            self.parts["site"] = parts
+            return real_make_site(*parts)
+
+        self.parts: dict[str, tuple[Any, ...]] = {}
         for name, made in (
+            ("make_site", make_site),
             ("NatsServer", make_server),
             ("JetStreamBus", make_bus),
             ("NatsConnection", lambda urls: self.nats),
@@ -180,6 +192,25 @@ class StartTests(_Tests):
         self.start()
         self.assertEqual(self.log, ["start nats-server", "start bus", "start nats", "start 8080", "start 1883"])
         self.assertEqual((self.errors.getvalue(), self.exits), ("", []))
+
+    def test_wired(self) -> None:
+        """The bus brings its messages to the gateway, and keys and revocations of the store are known and followed."""
+        key = "FGAK" + "A" * 16
+        self.successResultOf(self.store.put(REVOKED, "t1", b"2000000000"))
+        self.successResultOf(self.store.put(KEYS, key, b"{"))
+        with capturedLogs() as logged:
+            gateway = self.start()
+        self.assertIn(key, [event.get("key_id") for event in logged])
+        self.assertIsInstance(self.bus.listener, Gateway)
+        made = self.parts["site"]
+        tokens, keyring, draining = made[1], made[2], made[9]
+        self.assertEqual((list(tokens._revoked), draining()), (["t1"], False))
+        stopped = gateway.stopService()
+        self.assertTrue(draining())
+        self.successResultOf(stopped)
+        self.successResultOf(self.store.put(REVOKED, "t2", b"2000000000"))
+        self.successResultOf(Keyring(self.store, b"m", lambda: 0).create_user("bob"))
+        self.assertEqual((list(tokens._revoked), keyring.users()), (["t1"], []))
 
     def test_own_server(self) -> None:
         """Our own nats-server lives in the data directory, and the bus is told that it is alone."""
@@ -420,6 +451,30 @@ class RevocationTests(_Tests):
         for ended in (by_token, by_key, by_user):
             self.assertEqual([type(reason) for reason in ended.told], [InvalidToken])
         self.assertEqual(other.told, [])
+
+
+class PluginTests(SynchronousTestCase):
+    """What twistd makes of ``twistd flowgate``."""
+
+    def config(self, *arguments: str) -> ServerOptions:
+        config = ServerOptions()
+        config.parseOptions([*arguments, "flowgate", "--data", self.mktemp()])
+        makeService(config.subOptions)
+        return config
+
+    def test_service(self) -> None:
+        """The plugin is found, and makes the service of the options."""
+        config = ServerOptions()
+        data = self.mktemp()
+        config.parseOptions(["-n", "flowgate", "--data", data])
+        made = makeService(config.subOptions)
+        assert isinstance(made, FlowGate)
+        self.assertEqual(made._settings.data, Path(data).absolute())
+
+    def test_no_process_id_file(self) -> None:
+        """Nothing is written outside of the data directory: twistd's own file only where it was asked for."""
+        self.assertEqual(self.config("-n")["pidfile"], "")
+        self.assertEqual(self.config("-n", "--pidfile", "a.pid")["pidfile"], os.path.abspath("a.pid"))
 
 
 class DirectoryTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, ITCPTransport, ITLSTransport
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport, ITLSTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -93,7 +93,6 @@ class Connection(TwistedProtocol):
         self._fences: list[Deferred[None] | None] = []
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._flushing: IDelayedCall | None = None
         self._blocked = False  # the transport still holds bytes of ours
         self._send: Callable[[bytes], int] | None = None
         self.info: dict[str, Any] = {}
@@ -106,9 +105,6 @@ class Connection(TwistedProtocol):
         transport.setTcpNoDelay(True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
         fences, self._fences = self._fences, []
         self._link.connection_lost(self, self.refusal or reason.getErrorMessage())
         for fence in fences:
@@ -166,17 +162,12 @@ class Connection(TwistedProtocol):
         return self._out_bytes
 
     def write(self, data: bytes) -> None:
-        """Send at once if this is the first write of the turn, else together with the others of this turn."""
-        if self._blocked or self._flushing is not None:
+        """Send at once, or as soon as the transport has nothing left."""
+        if self._blocked:
             self._out.append(data)
             self._out_bytes += len(data)
         else:
-            self._flushing = self._link.reactor.callLater(0, self._turn_ended)
             self._transmit(data)
-
-    def _turn_ended(self) -> None:
-        self._flushing = None
-        self._flush()
 
     def _flush(self) -> None:
         if self._out and not self._blocked:
@@ -204,8 +195,7 @@ class Connection(TwistedProtocol):
 
     def resumeProducing(self) -> None:
         self._blocked = False
-        if self._flushing is None:
-            self._flush()
+        self._flush()
         self._link.transport_drained()
 
     def stopProducing(self) -> None:

@@ -210,10 +210,10 @@ class Publisher:
         self._held_bytes += sum(map(len, job.run.payloads))
         if not self.congested and (self._held_messages > self._queue_messages or self._held_bytes > self._queue_bytes):
             self.congested = True
-        if self._turn is None and len(self._parcels) < self._most_parcels:
-            if not self._parcels:
-                self._flush()
-            # What else this turn brings goes together.
+        if not self._parcels and not self._singles and self._turn is None:
+            self._flush()
+        elif self._turn is None and len(self._parcels) < self._most_parcels:
+            # While anything is under way, what a turn brings goes together.
             self._turn = self._reactor.callLater(0, self._turn_ended)
 
     def _turn_ended(self) -> None:

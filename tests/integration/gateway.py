@@ -75,7 +75,8 @@ class RunningGateway:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process and do not wait."""
-        command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "flowgate", "--data", str(self.data)]
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        command = [twistd, "-n", "--pidfile=", "flowgate", "--data", str(self.data)]
         if self._config:
             self.data.parent.mkdir(parents=True, exist_ok=True)
             config = self.data.parent / "flowgate.toml"
@@ -157,8 +158,7 @@ class RunningGateway:
         """Run the ``flowgate`` command; return what it prints."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("flowgate")), "--data", str(self.data), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,

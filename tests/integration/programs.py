@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from queue import Empty, Queue
@@ -44,6 +45,7 @@ class Program:
             stderr=subprocess.STDOUT if with_errors else subprocess.PIPE,
             cwd=cwd,
             env={**os.environ, **(environment or {})},
+            start_new_session=True,  # so that what a shell has started ends with it
         )
         self._lines: Queue[bytes | None] = Queue()
         self._reading = Thread(target=self._read, daemon=True)
@@ -66,6 +68,11 @@ class Program:
             raise AssertionError(f"{self.process.args!r} has ended: {self.errors()}")
         return line
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no line to be taken now."""
+        return self._lines.empty()
+
     def until(self, mark: bytes) -> bytes:
         """Wait for a line that contains ``mark``."""
         while mark not in (line := self.line()):
@@ -80,7 +87,7 @@ class Program:
     def end(self) -> None:
         """End it if it still runs, and wait for that."""
         if self.process.poll() is None:
-            self.process.terminate()
+            os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(PATIENCE)
         self._reading.join(PATIENCE)
         for stream in (self.process.stdout, self.process.stderr):
@@ -88,7 +95,9 @@ class Program:
                 stream.close()
 
 
-def run(command: list[str] | str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+def run(
+    command: list[str] | str, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     """Run a program to its end; return exit status, output and errors."""
     done = subprocess.run(
         command,

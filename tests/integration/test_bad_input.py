@@ -4,8 +4,8 @@
 # (trial has no annotations)
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import socket
 import struct
 import time
@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from websockets.exceptions import ConnectionClosed
 
 from tests.integration.gateway import PATIENCE, MqttClient, MqttRefused, RunningGateway, WebSocketClient, read_to_end
 
@@ -92,10 +93,8 @@ class BadInputTests(SynchronousTestCase):
     def raw_status(self, data: bytes) -> int:
         """The status of the first answer to ``data``; 0 if the connection is closed without one."""
         with self.gateway.raw(self.gateway.http) as connection:
-            try:
+            with contextlib.suppress(ConnectionError):
                 connection.sendall(data)
-            except ConnectionError:
-                pass
             try:
                 answer = connection.recv(65536)
             except ConnectionError:
@@ -106,7 +105,7 @@ class BadInputTests(SynchronousTestCase):
         """Bytes that are no request are answered with 400 or by closing, and slow ones are given up in time."""
         head = f"Host: x\r\nAuthorization: Bearer {self.token}\r\n".encode()
         cases: dict[str, tuple[bytes, set[int]]] = {
-            "garbage": (os.urandom(64) + b"\r\n\r\n", {0, 400}),
+            "garbage": (bytes(range(128, 256)) + b"\r\n\r\n", {0, 400}),
             "zeros": (bytes(100_000), {0, 400}),
             "TLS": (TLS_HELLO + b"\r\n\r\n", {0, 400}),
             "MQTT": (packet(0x10, text(b"MQTT") + b"\x04\x02\x00\x00" + text(b"")) + b"\r\n\r\n", {0, 400}),
@@ -131,7 +130,7 @@ class BadInputTests(SynchronousTestCase):
             "query not UTF-8": (b"GET /api/v1/subscribe?topic=%ff HTTP/1.1\r\n" + head + b"\r\n", {400}),
             "host not UTF-8": (b"GET /nowhere HTTP/1.1\r\nHost: \xff\r\n\r\n", {0, 400, 404}),
             "absolute": (b"GET http://other.example/healthz HTTP/1.1\r\n" + head + b"\r\n", {0, 200, 400, 404}),
-            "asterisk": (b"GET * HTTP/1.1\r\n" + head + b"\r\n", {0, 400, 404}),
+            "asterisk": (b"GET * HTTP/1.1\r\n" + head + b"\r\n", {0, 400, 404, 405}),
             "CONNECT": (b"CONNECT x:1 HTTP/1.1\r\n" + head + b"\r\n", {0, 400, 405}),
             "two tokens": (b"GET /api/v1/subscribe?topic=t HTTP/1.1\r\n" + head + head + b"\r\n", {400}),
             "token twice": (b"GET /api/v1/subscribe?topic=t&token=x HTTP/1.1\r\n" + head + b"\r\n", {400}),
@@ -218,15 +217,12 @@ class BadInputTests(SynchronousTestCase):
         }
         for name, rest in cases.items():
             with self.gateway.raw(self.gateway.http) as connection:
-                try:
+                with contextlib.suppress(OSError):
                     connection.sendall(head + rest + hidden)
                     connection.shutdown(socket.SHUT_WR)
-                except OSError:
-                    pass
                 answers = read_to_end(connection)
             statuses = {int(part.split()[0]) for part in answers.split(b"HTTP/1.1 ")[1:] if part[:1].isdigit()}
             self.assertFalse(statuses & {200}, (name, answers[:300]))
-        # The same line twice is one length, and a line feed alone ends no line that hides another one.
         self.assert_neighbours("smuggling")
         body = {"topic": "end", "message": "end"}
         self.assertEqual(self.gateway.request("POST", "/api/v1/publish", body, self.token)[0], 200)
@@ -380,7 +376,7 @@ class BadInputTests(SynchronousTestCase):
             ({"Sec-WebSocket-Protocol": "mqtt"}, {101, 400}),
             ({"Sec-WebSocket-Extensions": "permessage-deflate; x=\x01"}, {101, 400}),
             ({"Origin": "\x01"}, {101, 400, 403}),
-            ({"Content-Length": "5"}, {101, 400}),
+            ({"Content-Length": "5"}, {0, 101, 400}),
         ]
         for method in ("POST", "PUT", "HEAD"):
             head = f"{method} /ws?token={self.token} HTTP/1.1\r\n"
@@ -432,10 +428,8 @@ class BadInputTests(SynchronousTestCase):
         }
         for name, (data, expected) in cases.items():
             connection = self.upgraded()
-            try:
+            with contextlib.suppress(ConnectionError):
                 connection.sendall(data)
-            except ConnectionError:
-                pass
             # The answer to the closing handshake, so that nobody waits for it.
             connection.settimeout(PATIENCE)
             received = b""
@@ -443,10 +437,8 @@ class BadInputTests(SynchronousTestCase):
                 received += more
             self.assertEqual(received[:1], b"\x88", name)
             self.assertIn(struct.unpack_from(">H", received, 2)[0], expected, name)
-            try:
+            with contextlib.suppress(ConnectionError):
                 connection.sendall(frame("close", received[2:4]))
-            except ConnectionError:
-                pass
             read_to_end(connection)
             self.assert_neighbours(name)
         self.assert_log()
@@ -497,6 +489,7 @@ class BadInputTests(SynchronousTestCase):
                     self.assertEqual((error["status"], error["code"]), (status, code), name)
                 self.assertEqual(client.ask(action="ping")["action"], "ack")
                 self.assertEqual(client.frame(), {"action": "pong"})
+            wrong: object
             for wrong in (None, "", "x" * 129, -1, 1.5, 2**60, True, [], {}):
                 client.send(action="ping", id=wrong)
                 error = client.frame()
@@ -504,17 +497,13 @@ class BadInputTests(SynchronousTestCase):
         self.assert_neighbours("messages")
         client = self.stack.enter_context(self.gateway.websocket(self.token))
         for _ in range(100):
-            try:
+            with contextlib.suppress(ConnectionClosed):
                 client.connection.send("{")
-            except Exception:  # closed meanwhile
-                break
         self.assertEqual(self.close_code(client), 4400)
         self.assert_neighbours("many messages")
         self.assert_log()
 
     def close_code(self, client: WebSocketClient) -> int | None:
-        from websockets.exceptions import ConnectionClosed
-
         try:
             while True:
                 client.connection.recv(PATIENCE)
@@ -530,7 +519,7 @@ class BadInputTests(SynchronousTestCase):
         level4 = text(b"MQTT") + b"\x04"
         accepted = b"\x20\x02\x00\x00"
         cases: dict[str, tuple[bytes, bytes]] = {
-            "garbage": (os.urandom(1) and b"\xf3\xa9" * 40, b""),
+            "garbage": (b"\xf3\xa9" * 40, b""),
             "HTTP": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b""),
             "TLS": (TLS_HELLO, b""),
             "zeros": (bytes(100), b""),
@@ -555,7 +544,10 @@ class BadInputTests(SynchronousTestCase):
             "more behind it": (packet(0x10, level4 + b"\xc2" + rest + b"x"), b""),
             "client id not UTF-8": (packet(0x10, level4 + b"\xc2\x00\x00" + text(b"\xff") + rest[6:]), b""),
             "client id with NUL": (packet(0x10, level4 + b"\xc2\x00\x00" + text(b"a\0") + rest[6:]), b""),
-            "no clean session, no id": (packet(0x10, level4 + b"\xc0\x00\x00" + text(b"") + rest[6:]), b"\x20\x02\x00\x02"),
+            "no clean session, no id": (
+                packet(0x10, level4 + b"\xc0\x00\x00" + text(b"") + rest[6:]),
+                b"\x20\x02\x00\x02",
+            ),
             "no user": (packet(0x10, level4 + b"\x02\x00\x00" + text(b"id")), b"\x20\x02\x00\x04"),
             "other user": (
                 packet(0x10, level4 + b"\xc2\x00\x00" + text(b"id") + text(b"ann") + token),
@@ -628,10 +620,9 @@ class BadInputTests(SynchronousTestCase):
         }
         for name, data in cases.items():
             with self.gateway.mqtt_client(self.token) as client:
-                try:
-                    client.send(packet(0x30, text(b"before") + name.encode()) + data)
-                except ConnectionError:
-                    pass
+                with contextlib.suppress(ConnectionError):
+                    # The PINGREQ between them: the run of PUBLISH packets that the fault is in may be lost.
+                    client.send(packet(0x30, text(b"before") + name.encode()) + b"\xc0\x00" + data)
                 self.assertTrue(client.closed(), name)
             self.assertEqual(self.watcher.receive(1)[0][:2], ("before", name.encode()), name)
         self.assert_neighbours("packets")

@@ -77,7 +77,7 @@ class ClientTests(SynchronousTestCase):
         publisher = " ".join(self.mosquitto("mosquitto_pub", "-t", "lines", "-q", "1", "-l"))
         status, _, errors = run(f"seq {count} | {publisher}")
         self.assertEqual((status, errors), (0, ""))
-        seen = []
+        seen: list[int] = []
         while len(seen) < count:
             line = subscriber.line()
             if line.isdigit():
@@ -86,7 +86,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(subscriber.process.wait(PATIENCE), 0)
 
     def test_mosquitto_refused(self) -> None:
-        """mosquitto's clients report a wrong token and a filter that is not granted, and are served over MQTT 3.1.1 only."""
+        """mosquitto's clients report a wrong token and a filter that is not granted; only MQTT 3.1.1 is served."""
         find("mosquitto_pub", "mosquitto_sub")
         good = self.token
         self.token = "wrong"
@@ -109,7 +109,9 @@ class ClientTests(SynchronousTestCase):
         events: Queue[tuple[str, Any]] = Queue()
         client = paho.Client(CallbackAPIVersion.VERSION2, "paho", protocol=paho.MQTTv311)
         client.username_pw_set("Bearer", self.token)
-        client.on_message = lambda _client, _data, message: received.put((message.topic, message.payload, message.qos))
+        client.on_message = lambda _client, _data, message: received.put(
+            (message.topic, bytes(message.payload), message.qos)
+        )
         client.on_connect = lambda _client, _data, flags, code, _properties: events.put(("connected", code.value))
         client.on_subscribe = lambda _client, _data, _id, codes, _properties: events.put(
             ("subscribed", [code.value for code in codes])
@@ -157,8 +159,10 @@ class ClientTests(SynchronousTestCase):
         for topic in ("news/a", "b", "c", "news/a/b", "news/c"):
             body = json.dumps({"topic": topic, "message": {"to": topic}})
             status, output, _ = run(
-                ["curl", "-s", f"{base}/api/v1/publish", "-H", f"Authorization: Bearer {self.token}", "-d", body]
-                + ["-H", "Content-Type: application/json"]
+                [
+                    *("curl", "-s", f"{base}/api/v1/publish", "-d", body),
+                    *("-H", f"Authorization: Bearer {self.token}", "-H", "Content-Type: application/json"),
+                ]
             )
             self.assertEqual((status, json.loads(output)["topic"]), (0, topic))
         last = b""

@@ -124,9 +124,9 @@ class MatrixTests(SynchronousTestCase):
                 for value in ({"cell": cell, "n": [1, 2.5, None, True], "": {}}, [cell], {}, []):
                     one(publisher, topic, value, json.dumps(value, separators=(",", ":")).encode(), {"data": value})
                 # Other JSON travels as its text.
-                for value in (7, None, True):
-                    text = json.dumps(value)
-                    one(publisher, topic, value, text.encode(), {"data": text})
+                for scalar in (7, None, True):
+                    text = json.dumps(scalar)
+                    one(publisher, topic, scalar, text.encode(), {"data": text})
                 # A text that is an object is shown as one; one that only looks so stays a text.
                 text = json.dumps({"cell": cell, "n": 1.0}, indent=1)
                 one(publisher, topic, text, text.encode(), {"data": json.loads(text)})

@@ -31,7 +31,8 @@ const ws = new WebSocket('wss://api.flow-gate.com/ws?token=YOUR_JWT_TOKEN');
 // Handle connection
 ws.onopen = () => {
   console.log('Connected to Flow-Gate');
-  
+  \
+
   // Subscribe to a topic (Short Name)
   ws.send(JSON.stringify({
     action: "subscribe",
@@ -131,9 +132,8 @@ class SeedTests(SynchronousTestCase):
             websocket.send('{"action":"subscribe","topic":"notifications"}')
             # Its own publish, of a string and of JSON: no acknowledgement comes, only the message.
             for message in ("Hello", {"is": "JSON"}):
-                websocket.send(
-                    json.dumps({"action": "publish", "topic": "notifications", "message": message}, separators=(",", ":"))
-                )
+                sent = {"action": "publish", "topic": "notifications", "message": message}
+                websocket.send(json.dumps(sent, separators=(",", ":")))
                 self.assertEqual(json.loads(websocket.recv(PATIENCE)), {**HELLO, "data": message})
             self.assertEqual(self.message(subscriber), b"Hello")
             self.assertEqual(self.message(subscriber), b'{"is":"JSON"}')
