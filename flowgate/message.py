@@ -59,12 +59,13 @@ class Run:
     :ivar topic: where the messages were published.
     :ivar count: how many they are, at least 1.
     :ivar qos: the publisher's quality of service, 0 to 2; 1 for acknowledged publishes of other protocols.
+    :ivar ttl: seconds after which history forgets the messages, or ``None`` for the stream's own age.
     :ivar recorded: whether history holds (or will hold) the run, so that readers of history see it there.
     :ivar sequences: the places in the stream, one per message; empty if the run did not come from the stream.
     :ivar times: when each message was stored, in nanoseconds since 1970 UTC; empty if unknown.
     """
 
-    __slots__ = ("_payloads", "_split", "_wires", "count", "qos", "recorded", "sequences", "times", "topic")
+    __slots__ = ("_payloads", "_split", "_wires", "count", "qos", "recorded", "sequences", "times", "topic", "ttl")
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Run:
         payloads: Sequence[bytes] | None = None,
         *,
         qos: int = 0,
+        ttl: int | None = None,
         count: int | None = None,
         split: Callable[[], Sequence[bytes]] | None = None,
         recorded: bool = False,
@@ -81,6 +83,7 @@ class Run:
         """Make a run of ``payloads``, or of ``count`` messages whose payloads ``split`` finds when needed."""
         self.topic = topic
         self.qos = qos
+        self.ttl = ttl
         self.recorded = recorded
         self.sequences = sequences
         self.times = times

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from flowgate import __version__
 from flowgate.auth.keys import Keyring
-from flowgate.auth.secrets import admin_token, master_secret
+from flowgate.auth.secrets import admin_token, agree_on_master, master_secret
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.bridge import NatsConnection
 from flowgate.bus.jetstream import JetStreamBus
@@ -136,12 +136,14 @@ class FlowGate(Service):
         gateway = Gateway(bus, Router(), Turn(), connections, Meter(), settings.limits, Policies(settings.policies))
         bus.listener = gateway
         self._undo.append(("bus", bus.stop))
+        self._undo.append(("bus listener", lambda: setattr(bus, "listener", None)))
         await bus.start()
 
         nats = NatsConnection(urls)
         self._undo.append(("nats connection", nats.stop))
         await nats.start()
         store = JetStreamStore(nats, replicas=settings.replicas)
+        await agree_on_master(store, master)
         queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, reactor)
         self._undo.append(("queues", queues.stop))
         await queues.start()

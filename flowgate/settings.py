@@ -175,8 +175,6 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
             ENVIRONMENT + "URL",
         ):
             continue
-        if variable.startswith(ENVIRONMENT + "TEST_"):
-            continue
         option = known.get(variable)
         if option is None:
             raise StartError(f"the environment variable {variable}: {_unknown(variable, list(known))}")

@@ -17,11 +17,13 @@ def choose_reactor() -> None:
 
     :raises SystemExit: with one sentence, if another reactor was installed before.
     """
-    from twisted.internet.asyncioreactor import AsyncioSelectorReactor, install
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+    from flowgate.reactor import install
 
     installed = sys.modules.get("twisted.internet.reactor")
     if installed is None:
-        install()  # type: ignore[no-untyped-call]
+        install()
     elif not isinstance(installed, AsyncioSelectorReactor):
         sys.exit("flowgate needs Twisted's asyncio reactor: run twistd with --reactor=asyncio")
 

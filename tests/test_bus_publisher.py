@@ -177,6 +177,29 @@ class PublisherTests(SynchronousTestCase):
         self.link.answer(self.link.sent[-1], stream="S", seq=6)
         self.assertEqual(len(told), 5)
 
+    def test_retry_of_an_uncertain_message(self) -> None:
+        """A message whose acknowledgement never came is delivered by its retry, though that is a duplicate."""
+        told: list[object] = []
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane.open()
+        lost = lane.publish_one(TOPIC, b"5", [], 1, "id")
+        self.clock.pump([1] * 7)
+        self.failureResultOf(lost, BusUnavailable)
+        for delivered in (1, 1):
+            again = lane.publish_one(TOPIC, b"5", [], 1, "id")
+            self.clock.advance(0)
+            self.link.answer(self.link.sent[-1], stream="S", seq=5, duplicate=True)
+            self.assertTrue(self.successResultOf(again).duplicate)
+            self.assertEqual(len(told), delivered)
+
+    def test_age(self) -> None:
+        """A run that is to be forgotten early says so in a header of each message, acknowledged or not."""
+        self.lane.publish(Run(TOPIC, [b"1", b"2"], qos=1, ttl=60))
+        self.lane.record(Run(TOPIC, [b"3", b"4"], ttl=60))
+        self.clock.advance(0)
+        self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nNats-TTL: 60\r\n\r\n"})
+        self.assertEqual([sent.payload for sent in self.link.sent], [b"1", b"2", b"3", b"4"])
+
     def test_failed_runs_are_not_told(self) -> None:
         """What the stream did not take is not delivered."""
         told: list[object] = []

@@ -45,6 +45,7 @@ ROOMS = (
     # wiring
     "settings",
     "service",
+    "reactor",
     "tap",
     "cli",
     "__main__",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import secrets
 from pathlib import Path
 
-from flowgate.errors import StartError
+from flowgate.errors import Conflict, StartError
+from flowgate.interfaces import IStore
+
+GATEWAY = "FG_GATEWAY"
+"""The bucket for what all nodes have to agree on."""
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{32,512}\Z")
 
@@ -61,3 +66,21 @@ def master_secret(data: Path, given: str | None = None) -> bytes:
 def admin_token(data: Path, given: str | None = None) -> str:
     """The token of the administration interface; found as :func:`master_secret` is."""
     return _secret(data / "admin.token", given, "admin token")
+
+
+async def agree_on_master(store: IStore, master: bytes) -> None:
+    """Make sure that every node of the gateway, and every later start, has the same master secret.
+
+    With another one all API keys and tokens would be refused, on this node alone or on the others.
+
+    :raises StartError: if the store belongs to another master secret.
+    """
+    fingerprint = hmac.digest(master, b"flowgate fingerprint 1", "sha256")[:8].hex().encode()
+    try:
+        await store.put(GATEWAY, "master", fingerprint, 0)
+    except Conflict:
+        entry = await store.get(GATEWAY, "master")
+        if entry is not None and entry.value != fingerprint:
+            raise StartError(
+                "the stored accounts belong to another master secret: give this node the one that they were made with"
+            ) from None

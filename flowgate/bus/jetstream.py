@@ -232,10 +232,11 @@ class JetStreamBus:
         headers = []
         if message_id is not None:
             namespace = topic.namespace
-            headers.append(("Nats-Msg-Id", wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")))
+            message_id = wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")
+            headers.append(("Nats-Msg-Id", message_id))
         if ttl is not None:
             headers.append(("Nats-TTL", str(ttl)))
-        return self._publisher.publish_one(topic, payload, headers, qos)
+        return self._publisher.publish_one(topic, payload, headers, qos, message_id)
 
     def publish(self, run: Run) -> Deferred[None]:
         return self._publisher.publish(run)

@@ -139,8 +139,7 @@ class MemoryBus:
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[Stored] = Deferred()
-        age = self._max_age if ttl is None else min(ttl, self._max_age)
-        self._put(_Write(Run(topic, [payload], qos=qos), message_id, age, None, stored))
+        self._put(_Write(Run(topic, [payload], qos=qos), message_id, self._age(ttl), None, stored))
         return stored
 
     def publish(self, run: Run) -> Deferred[None]:
@@ -148,14 +147,17 @@ class MemoryBus:
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[None] = Deferred()
-        self._put(_Write(Run(run.topic, run.payloads, qos=run.qos), None, self._max_age, stored, None))
+        self._put(_Write(Run(run.topic, run.payloads, qos=run.qos), None, self._age(run.ttl), stored, None))
         return stored
 
     def send(self, run: Run, record: bool) -> bool:
         if not record or self._refusal(run.payloads) is not None:
             return False
-        self._put(_Write(Run(run.topic, run.payloads), None, self._max_age, None, None))
+        self._put(_Write(Run(run.topic, run.payloads), None, self._age(run.ttl), None, None))
         return True
+
+    def _age(self, ttl: int | None) -> float:
+        return self._max_age if ttl is None else min(ttl, self._max_age)
 
     def _refusal(self, payloads: Iterable[bytes]) -> Refused | None:
         if not self.available:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -29,7 +30,7 @@ PARCEL_BYTES = 1024 * 1024
 _ANSWER_SECONDS = 5.0
 _WARNING_SECONDS = 10.0
 _HEADER_ROOM = 1024  # what the headers of one message may take of the server's max_payload
-_QOS_2_HEAD = wire.headers([("Flowgate-QoS", "2")])
+_UNCERTAIN = 10_000  # message ids that are remembered because nobody knows whether they were stored
 _TOO_LARGE_FOR_STREAM = 10054
 # Ask for few flow messages: what is under way is bounded by the parcels.  The server makes it 500 at most.
 _FLOW = "65535"
@@ -54,10 +55,13 @@ class _Job:
 class _Single:
     """A message that wants its own place in the stream, and its headers."""
 
-    __slots__ = ("deadline", "head", "result", "run", "size", "token")
+    __slots__ = ("deadline", "head", "message_id", "result", "run", "size", "token")
 
-    def __init__(self, head: bytes, run: Run, token: str, result: Deferred[Stored]) -> None:
+    def __init__(
+        self, head: bytes, run: Run, token: str, result: Deferred[Stored], message_id: str | None = None
+    ) -> None:
         self.head = head
+        self.message_id = message_id
         self.run = run
         self.size = len(run.payloads[0])
         self.token = token
@@ -118,6 +122,7 @@ class Publisher:
         self._queue: deque[_Job] = deque()
         self._parcels: dict[str, _Parcel] = {}
         self._singles: dict[str, _Single] = {}
+        self._uncertain: dict[str, bool] = {}
         self._held_messages = 0
         self._held_bytes = 0
         self._turn: IDelayedCall | None = None
@@ -151,6 +156,7 @@ class Publisher:
                 self._fail(job, away)
         for single in singles.values():
             self._link.close_inbox(single.token)
+            self._doubt(single)
             single.result.errback(away)
         for job in queue:
             if job.single is not None:
@@ -180,7 +186,9 @@ class Publisher:
         self._put(_Job(run, topic_subject(LIVE, run.topic), None))
         return True
 
-    def publish_one(self, topic: Topic, payload: bytes, headers: list[tuple[str, str]], qos: int) -> Deferred[Stored]:
+    def publish_one(
+        self, topic: Topic, payload: bytes, headers: list[tuple[str, str]], qos: int, message_id: str | None = None
+    ) -> Deferred[Stored]:
         """Store one message and learn its place; see :meth:`IBus.publish_one`."""
         result: Deferred[Stored] = Deferred()
         refusal = self._refusal(len(payload))
@@ -191,7 +199,7 @@ class Publisher:
             headers = [*headers, ("Flowgate-QoS", "2")]
         head = wire.headers(headers) if headers else b""
         run = Run(topic, [payload], qos=qos)
-        single = _Single(head, run, self._link.token(), result)
+        single = _Single(head, run, self._link.token(), result, message_id)
         self._put(_Job(run, topic_subject(LOG, topic), None, single))
         return result
 
@@ -233,7 +241,7 @@ class Publisher:
         parts: list[bytes] = []
         number = 0  # the place in the batch
         first = last = -1  # where in parts the batch begins and ends
-        live: tuple[int, bytes, bytes] | None = None
+        live: tuple[int, _Job, bytes] | None = None
         alone: tuple[_Job, bytes] | None = None
         queue = self._queue
         while queue and parcel.count < PARCEL_MESSAGES and parcel.bytes < PARCEL_BYTES:
@@ -257,18 +265,23 @@ class Publisher:
                 queue.popleft()
             parcel.count += len(payloads)
             parcel.bytes += size
+            head = _head(run)
+            overhead = len(head)
             if job.stored is None:
-                line = b"PUB %b " % job.subject
-                parts += [b"%b%d\r\n%b\r\n" % (line, len(payload), payload) for payload in payloads]
-                live = len(parts) - 1, job.subject, payloads[-1]
+                if head:
+                    parts += [wire.publish(job.subject, payload, b"", head) for payload in payloads]
+                else:
+                    line = b"PUB %b " % job.subject
+                    parts += [b"%b%d\r\n%b\r\n" % (line, len(payload), payload) for payload in payloads]
+                live = len(parts) - 1, job, payloads[-1]
                 continue
             if first < 0:
                 first = len(parts)
                 alone = job, payloads[0]
-            if run.qos == 2:
-                line, head = b"HPUB %b %b" % (job.subject, reply), len(_QOS_2_HEAD)
+            if head:
+                line = b"HPUB %b %b" % (job.subject, reply)
                 parts += [
-                    b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, head, head + len(payload), _QOS_2_HEAD, payload)
+                    b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, overhead, overhead + len(payload), head, payload)
                     for n, payload in enumerate(payloads, number + 1)
                 ]
             else:
@@ -285,16 +298,15 @@ class Publisher:
         if number == 1 and alone is not None:
             # A batch of one costs the server more than a message by itself.
             job, payload = alone
-            head_1 = _QOS_2_HEAD if job.run.qos == 2 else b""
-            parts[first] = wire.publish(job.subject, payload, f"{self._link.inbox}.{token}".encode(), head_1)
+            parts[first] = self._asking(job, payload, token)
         elif number:
             # With the random reply prefix, so that nothing in a subject or payload can be meant instead.
             parts[first] = parts[first].replace(b"%b1.1.$FI" % reply, b"%b1.0.$FI" % reply, 1)
             parts[last] = parts[last].replace(b"%b%d.1.$FI" % (reply, number), b"%b%d.2.$FI" % (reply, number), 1)
         elif live is not None:
             # Nobody waits for these, but the lane must know when the stream has taken them in.
-            index, subject, payload = live
-            parts[index] = wire.publish(subject, payload, f"{self._link.inbox}.{token}".encode())
+            index, job, payload = live
+            parts[index] = self._asking(job, payload, token)
         if number or live is not None:
             self._parcels[token] = parcel
             self._link.open_inbox(token, self._answered)
@@ -303,6 +315,10 @@ class Publisher:
         if self._watch is None:
             self._watch = self._reactor.callLater(1.0, self._look)
         self._link.write(b"".join(parts))
+
+    def _asking(self, job: _Job, payload: bytes, token: str) -> bytes:
+        """A message of a run that travels by itself and asks for an acknowledgement."""
+        return wire.publish(job.subject, payload, f"{self._link.inbox}.{token}".encode(), _head(job.run))
 
     def _send_single(self, job: _Job, single: _Single, parts: list[bytes]) -> None:
         single.deadline = self._reactor.seconds() + _ANSWER_SECONDS
@@ -360,6 +376,13 @@ class Publisher:
             job.stored.callback(None)
         self._release(parcel.count, parcel.bytes)
 
+    def _doubt(self, single: _Single) -> None:
+        """Remember a message that may be stored and was not delivered: it is sent again under the same id."""
+        if single.message_id is not None and self._stored is not None:
+            if len(self._uncertain) >= _UNCERTAIN:
+                del self._uncertain[next(iter(self._uncertain))]
+            self._uncertain[single.message_id] = True
+
     def _tell_stored(self, runs: list[Run]) -> None:
         if self._stored is not None and runs:
             for run in runs:
@@ -383,7 +406,9 @@ class Publisher:
             else:
                 self._warn("a message was not stored: {detail}", str(error.get("description")))
         if isinstance(result, Stored):
-            if not result.duplicate:
+            # A duplicate was delivered when it was new, unless its first acknowledgement never came.
+            uncertain = single.message_id is not None and self._uncertain.pop(single.message_id, False)
+            if not result.duplicate or uncertain:
                 self._tell_stored([single.run])
             single.result.callback(result)
         else:
@@ -427,6 +452,7 @@ class Publisher:
         for single in singles:
             if self._singles.pop(single.token, None) is not None:
                 self._link.close_inbox(single.token)
+                self._doubt(single)
                 single.result.errback(BusUnavailable("the message bus does not answer in time"))
                 self._release(1, single.size)
         if parcels or singles:
@@ -439,6 +465,19 @@ class Publisher:
         if self._warned_at is None or now - self._warned_at >= _WARNING_SECONDS:
             self._warned_at = now
             self._log.warn(text, detail=detail)
+
+
+@lru_cache(maxsize=1000)
+def _headers(qos: int, ttl: int | None) -> bytes:
+    found = [("Flowgate-QoS", "2")] if qos == 2 else []
+    if ttl is not None:
+        found.append(("Nats-TTL", str(ttl)))
+    return wire.headers(found) if found else b""
+
+
+def _head(run: Run) -> bytes:
+    """The headers that every message of a run travels with; most need none."""
+    return _headers(run.qos, run.ttl)
 
 
 def _fitting(payloads: Any, room: int) -> tuple[list[bytes], int]:

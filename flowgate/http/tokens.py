@@ -232,7 +232,7 @@ def _wish_of_form(form: dict[str, str]) -> _Wish:
             kind, _, name = part.partition(":")
             if kind not in _KINDS or not name:
                 raise InsufficientScope("a scope has the form publish:<filter>, subscribe:<filter> or queue:<name>")
-            narrowed[_KINDS[kind]].append(name)
+            narrowed[_KINDS[kind]].append(unquote(name))  # as the scope of an answer has it
     return _Wish(
         key,
         form.get("app"),

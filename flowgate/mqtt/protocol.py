@@ -174,7 +174,7 @@ class MqttProtocol(Protocol):
             stored = self._gateway.publish(route, payload, qos=qos)
             stored.addErrback(lambda failure: _log.warn("a will was lost: {reason}", reason=failure.getErrorMessage()))
         else:
-            self._gateway.publish_unacknowledged(route, Run(route.topic, [payload]))
+            self._gateway.publish_unacknowledged(route, Run(route.topic, [payload], ttl=route.age))
 
     def due(self) -> None:
         """Close if the time to connect, to be silent, or of the token is over; called by the wheel."""
@@ -198,13 +198,13 @@ class MqttProtocol(Protocol):
         self.factory.wheel.set(self, delay)
 
     def end(self, reason: Refused | None) -> None:
+        if reason is None:
+            self._will = None  # the gateway's going is not the client's death: it will be back
         if reason is None and self._promises:
             # Going away: read no more, but finish the acknowledgements under way.
             self._draining = True
             self._update_reading()
         else:
-            if reason is None:
-                self._will = None  # the gateway's going is not the client's death: it will be back
             self._close()
 
     # -- CONNECT
@@ -262,13 +262,13 @@ class MqttProtocol(Protocol):
         gateway.meter.add("messages_in", "mqtt", packet.count)
         qos = packet.qos
         if not qos:
-            run = Run(route.topic, count=packet.count, split=packet.payloads)
+            run = Run(route.topic, count=packet.count, split=packet.payloads, ttl=route.age)
             if not packet.retain:
                 # What came in is, byte for byte, what goes out to clients that use the same form of the name.
                 run.preset(_FORMS[route.full], packet.body)
             gateway.publish_unacknowledged(route, run)
         elif qos == 1:
-            run = Run(route.topic, count=packet.count, split=packet.payloads, qos=1)
+            run = Run(route.topic, count=packet.count, split=packet.payloads, qos=1, ttl=route.age)
             self._promise(gateway.publish_run(run), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
         else:
             self._publish_once(route, packet)
@@ -279,7 +279,9 @@ class MqttProtocol(Protocol):
         fresh = self._session.begin(packet.packet_ids)
         payloads = [payload for payload, new in zip(packet.payloads(), fresh, strict=True) if new]
         # A repeated packet is answered behind the promises before it: its first copy may still be on its way.
-        stored = self._gateway.publish_run(Run(route.topic, payloads, qos=2)) if payloads else succeed(None)
+        stored = (
+            self._gateway.publish_run(Run(route.topic, payloads, qos=2, ttl=route.age)) if payloads else succeed(None)
+        )
         self._promise(stored, packets.acks(Type.PUBREC, packet.packet_ids), packet.count)
 
     def _find_route(self, raw: bytes) -> Route:
@@ -416,10 +418,8 @@ class MqttProtocol(Protocol):
 
     def _acknowledged(self, packet: Ack) -> None:
         assert self._session is not None
-        if packet.type == Type.PUBREL:
-            reply = self._session.released(packet)
-        else:
-            reply = self._session.acknowledged(packet)
+        session = self._session
+        reply = session.released(packet) if packet.type == Type.PUBREL else session.acknowledged(packet)
         if reply and not self._outbox.write(reply):
             self._cut("it does not read")
         elif self._session.waiting:

@@ -446,7 +446,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             payloads, self._payloads = self._payloads, []
             self._route = None
             self._gateway.meter.add("messages_in", "websocket", len(payloads))
-            self._gateway.publish_unacknowledged(route, Run(route.topic, payloads))
+            self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age))
 
     def _publish_acknowledged(self, route: Route, frame: Publish) -> None:
         self._gateway.meter.add("messages_in", "websocket")

@@ -208,6 +208,16 @@ class RunningGateway:
         finally:
             connection.close()
 
+    def status(self, path: str, token: str | None = None) -> int:
+        """The status that a GET is answered with; an answer without an end is not waited for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=PATIENCE)
+        try:
+            connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
+            with connection.getresponse() as answer:
+                return answer.status
+        finally:
+            connection.close()
+
     # -- clients
 
     @contextmanager

@@ -428,13 +428,10 @@ class AccountTests(SynchronousTestCase):
         """How every protocol answers a token."""
         gateway = self.gateway
         found: dict[str, object] = {"publish": self.publish(token, "t", "x")[0]}
-        for name, method, path in (
-            ("SSE", "GET", "/api/v1/subscribe?topic=t"),
-            ("history", "GET", "/api/v1/topics/t/messages"),
-            ("queue", "POST", "/api/v1/queues/q/messages/receive"),
-        ):
-            found[name] = gateway.request(method, path, token=token)[0]
-        found["SSE query"] = gateway.request("GET", f"/api/v1/subscribe?topic=t&token={quote(token, safe='')}")[0]
+        found["SSE"] = gateway.status("/api/v1/subscribe?topic=t", token)
+        found["SSE query"] = gateway.status(f"/api/v1/subscribe?topic=t&token={quote(token, safe='')}")
+        found["history"] = gateway.status("/api/v1/topics/t/messages", token)
+        found["queue"] = gateway.request("POST", "/api/v1/queues/q/messages/receive", token=token)[0]
         for name, url_token, headers in (
             ("WebSocket", quote(token, safe=""), None),
             ("WebSocket header", "", {"Authorization": f"Bearer {token}"}),
