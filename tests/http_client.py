@@ -75,6 +75,8 @@ class FakeTokens:
             raise InvalidToken()
         return found
 
+    recognize = verify
+
     def revoke(self, principal: Principal) -> Deferred[None]:
         return succeed(None)
 
@@ -199,7 +201,7 @@ class HttpClient:
         self.token_service = TokenService(self.keyring, b"master secret", self.store, "https://gateway", self.now)
         self.token_service.start()
         self.tokens = FakeTokens()
-        self.queues = Queues(MemoryQueues(self.clock), self.store, b"master secret", self.clock)
+        self.queues = Queues(MemoryQueues(self.clock), self.store, b"master secret", self.now)
         self.queues.start()
         self.draining = False
         self.wheel = Wheel(self.clock)

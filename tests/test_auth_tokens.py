@@ -472,6 +472,13 @@ class RevocationTests(_Tests):
         self.revoke(other)
         self.refused(other)
 
+    def test_again(self) -> None:
+        """A token is revoked once: the second time nothing is stored."""
+        principal = self.tokens.recognize(self.token)
+        self.revoke(self.token)
+        with mock.patch.object(self.store, "put", lambda *_: fail(BusUnavailable())):
+            self.successResultOf(self.tokens.revoke(principal))
+
     def test_stopped(self) -> None:
         """A stopped node follows no longer."""
         _, elsewhere = self.node()

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import Logger
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -23,10 +23,11 @@ INFO = b'INFO {"version":"2.15.1","max_payload":1048576}\r\n'
 
 
 @implementer(ITCPTransport)
-class Transport(StringTransport):
+class Transport(StringTransport):  # type: ignore[misc]  # only what the link uses
     """A transport that remembers how it ended."""
 
     disconnected = False
+    protocol: Any = None
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
@@ -86,6 +87,8 @@ class ServerTests(SynchronousTestCase):
 class LinkTests(SynchronousTestCase):
     """A link from start to stop."""
 
+    protocol: Any  # the link's end of the connection that was made last
+
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
         self.owner = Owner()
@@ -98,7 +101,7 @@ class LinkTests(SynchronousTestCase):
             congested_bytes=100,
             rng=random.Random(1),
         )
-        self.patch(Link, "_log", Logger(observer=lambda event: None))
+        self.patch(Link, "_log", Logger(observer=LogPublisher()))
 
     def accept(self, transport: Transport | None = None) -> Transport:
         """Play the server up to its INFO."""
@@ -109,6 +112,11 @@ class LinkTests(SynchronousTestCase):
         self.protocol.makeConnection(transport)
         self.protocol.dataReceived(INFO)
         return transport
+
+    def refuse(self) -> None:
+        """Play a server that nobody listens at."""
+        factory: Any = self.reactor.tcpClients[-1][2]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
 
     def connect(self) -> Transport:
         """Play the server until the link is up."""
@@ -189,7 +197,7 @@ class LinkTests(SynchronousTestCase):
         pauses = []
         for _ in range(14):
             host = self.reactor.tcpClients[-1][0]
-            self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            self.refuse()
             (call,) = self.reactor.getDelayedCalls()
             pauses.append(call.getTime() - self.reactor.seconds())
             self.reactor.advance(pauses[-1])
@@ -292,7 +300,7 @@ class LinkTests(SynchronousTestCase):
 
         def waiting() -> None:
             self.link.start()
-            self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            self.refuse()
 
         def standing() -> None:
             self.started()
@@ -305,9 +313,9 @@ class LinkTests(SynchronousTestCase):
             stopped = self.link.stop()
             if state is connecting:
                 self.reactor.connectors[-1].stopConnecting()
-                self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+                self.refuse()
             if state is standing:
-                transport: Any = self.protocol.transport
+                transport = self.protocol.transport
                 self.assertEqual(transport.value(), b"last words, all of them")
                 self.assertTrue(transport.disconnecting)
                 self.lose()

@@ -158,7 +158,7 @@ class PublisherTests(SynchronousTestCase):
     def test_stored_runs_are_told_first(self) -> None:
         """Whoever wants to know what was stored learns it in order, before the publisher; duplicates are left out."""
         told: list[object] = []
-        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))  # type: ignore[arg-type]
         lane.open()
         first, second = run(b"1", b"2"), run(b"3", b"4")
         for one in (first, second):
@@ -180,7 +180,7 @@ class PublisherTests(SynchronousTestCase):
     def test_retry_of_an_uncertain_message(self) -> None:
         """A message whose acknowledgement never came is delivered by its retry, though that is a duplicate."""
         told: list[object] = []
-        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))  # type: ignore[arg-type]
         lane.open()
         lost = lane.publish_one(TOPIC, b"5", [], 1, "id")
         self.clock.pump([1] * 7)
@@ -203,7 +203,7 @@ class PublisherTests(SynchronousTestCase):
     def test_failed_runs_are_not_told(self) -> None:
         """What the stream did not take is not delivered."""
         told: list[object] = []
-        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))  # type: ignore[arg-type]
         lane.open()
         failed = lane.publish(run(b"1", b"2"))
         self.link.answer(self.link.sent[-1], error={"code": 500, "description": "no"})

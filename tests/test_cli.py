@@ -8,12 +8,13 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from treq.testing import StubTreq
-from twisted.internet import task
+from twisted.internet import reactor, task
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.python.failure import Failure
@@ -253,7 +254,7 @@ class MessageTests(_Tests):
         self.assertNoResult(done)
         request.finish()
         self.flush()
-        self.successResultOf(done)
+        self.failureResultOf(done, cli.Failed)
 
     def test_subscribe_as_json(self) -> None:
         """With ``--json`` a line is the whole event."""
@@ -286,14 +287,11 @@ class MessageTests(_Tests):
         events.connectionLost(Failure(ResponseDone()))
 
     def test_stream_breaks_off(self) -> None:
-        """A stream that did not end in order is a failure; one that did is none."""
-        for reason, error in ((ResponseFailed([]), cli.Failed), (ResponseDone(), None)):
+        """However a stream ends, it is said in one sentence: its reader wanted more."""
+        for reason, said in ((ResponseFailed([]), "was lost"), (ResponseDone(), "the gateway ended the stream")):
             ended: Deferred[None] = Deferred()
             cli._Events(ended, lambda _: None).connectionLost(Failure(reason))
-            if error is None:
-                self.successResultOf(ended)
-            else:
-                self.failureResultOf(ended, error)
+            self.assertIn(said, str(self.failureResultOf(ended, cli.Failed).value))
 
     def test_output_closed(self) -> None:
         """A closed pipe ends the command with a sentence, not with a traceback at the end of the process."""
@@ -560,6 +558,32 @@ class MainTests(_Tests):
         """Status 1, one sentence on the standard error, and nothing on the standard output."""
         self.gateway.say("POST /token/", 401, {"error_description": "the API key is not known"})
         self.assertEqual(self.run_main("token", KEY), (1, "", "flowgate: the API key is not known\n"))
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C, which stops the reactor under the command, is status 1 and one sentence, and nothing else."""
+        out, err = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        stopping: list[Callable[[], object]] = []
+        self.patch(
+            reactor, "addSystemEventTrigger", lambda _phase, _event, call, *what: stopping.append(lambda: call(*what))
+        )
+
+        def react(run: Any, _: object, reactor: object) -> None:
+            done = Deferred.fromCoroutine(run(reactor))
+            for stop in stopping:
+                stop()
+            done.cancel()
+            self.failureResultOf(done, CancelledError)
+            sys.exit(0)
+
+        self.patch(task, "react", react)
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.dict(sys.modules, {"treq": self.treq}),
+        ):
+            ended = self.assertRaises(SystemExit, cli.main, ["--data", str(self.data), "subscribe", "a", "--key", KEY])
+        self.assertEqual((ended.code, out.getvalue(), err.getvalue()), (1, "", "flowgate: interrupted\n"))
 
     def test_wrong_line(self) -> None:
         """A wrong command line is status 1 and one sentence too."""

@@ -92,6 +92,13 @@ class EveryAnswerTests(SynchronousTestCase):
             (answer.status, answer.json()["code"], answer.headers["Allow"]), (405, "method_not_allowed", "POST")
         )
 
+    def test_wrong_method_at_the_websocket(self) -> None:
+        """A WebSocket is opened by GET; every other method is told so, and a preflight is answered as elsewhere."""
+        for method in ("POST", "HEAD"):
+            answer = self.client.call(method, "/ws")
+            self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET"))
+        self.assertEqual(self.client.call("OPTIONS", "/ws").status, 204)
+
     def test_unheard_of_method(self) -> None:
         """A method that nobody knows is refused like a wrong one."""
         answer = self.client.call("BREW", "/healthz")

@@ -197,6 +197,16 @@ class RevokeTests(KeyTestCase):
         """An invalid token is no error (section 2.2)."""
         self.assertEqual(self.form(path="/token/revoke", token="nonsense").status, 200)
 
+    def test_suspended(self) -> None:
+        """A token that is revoked during a suspension does not come back with its user."""
+        token = self.token()
+        for suspended in (True, False):
+            self.successResultOf(self.client.keyring.suspend("alice", suspended))
+            if suspended:
+                self.assertEqual(self.publish(token), 403)
+                self.assertEqual(self.form(path="/token/revoke", token=token).status, 200)
+        self.assertEqual(self.publish(token), 401)
+
     def test_nothing(self) -> None:
         """Without a token there is nothing to revoke."""
         self.assertEqual(self.client.call("POST", "/token/revoke", token=None).json()["error"], "invalid_request")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus.memory_queues import MemoryQueues
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.errors import Conflict, InvalidParameter, MessageTooLarge, NotFound, ReceiptInvalid
-from flowgate.queues.model import Configured, QueueConfig, ReceivedMessage
+from flowgate.queues.model import MAX_ATTRIBUTE_BYTES, Configured, QueueConfig, ReceivedMessage
 from flowgate.queues.service import BUCKET, Queues
 from flowgate.topics import Namespace
 
@@ -29,7 +30,7 @@ class QueuesTests(SynchronousTestCase):
         self.queues = self.node()
 
     def node(self) -> Queues:
-        queues = Queues(self.bus, self.store, b"secret", self.clock)
+        queues = Queues(self.bus, self.store, b"secret", self.clock.seconds)
         self.successResultOf(queues.start())
         self.addCleanup(queues.stop)
         return queues
@@ -86,6 +87,14 @@ class QueuesTests(SynchronousTestCase):
         self.failureResultOf(self.queues.send(HERE, "q", "ä" * 513), MessageTooLarge)
         self.failureResultOf(self.queues.send(HERE, "q", "x" * 1020, {"name": "value"}), MessageTooLarge)
         self.assertEqual(self.receive(), [])
+
+    def test_largest_attributes(self) -> None:
+        """Attributes are bounded by themselves: the bus has less room for them than for a body."""
+        self.make()
+        largest = MAX_ATTRIBUTE_BYTES - len('{"a": ""}')
+        self.successResultOf(self.queues.send(HERE, "q", "x", {"a": "y" * largest}))
+        self.failureResultOf(self.queues.send(HERE, "q", "x", {"a": "y" * (largest + 1)}), MessageTooLarge)
+        self.failureResultOf(self.queues.send(HERE, "q", "x", {"a": "ü" * (largest // 6 + 1)}), MessageTooLarge)
 
     def test_lone_surrogate(self) -> None:
         """Text that is not valid Unicode is refused."""
@@ -254,9 +263,17 @@ class QueuesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.node().describe(HERE, "q")).config.visibility, 3)
 
     def test_unreadable_configuration(self) -> None:
-        """A configuration that cannot be read is logged and harms no other queue."""
-        self.successResultOf(self.store.put(BUCKET, "alice.shop.bad", b"?"))
+        """A queue whose configuration cannot be read is logged and refused; it can be removed, and harms no other."""
         self.make()
+        for value in (b"?", b"5", b"{}", b'{"config": {"dead_letter": 1}, "created_at": 1}', b'{"config": 5}'):
+            with capturedLogs() as logged:
+                self.successResultOf(self.store.put(BUCKET, "alice.shop.bad", value))
+            self.assertEqual([event["key"] for event in logged], ["alice.shop.bad"])
+            self.failureResultOf(self.queues.describe(HERE, "bad"), Conflict)
+            self.failureResultOf(self.queues.send(HERE, "bad", "x", may_create=True), Conflict)
+            self.failureResultOf(self.queues.configure(HERE, "bad", {}), Conflict)
+        self.successResultOf(self.queues.remove(HERE, "bad"))
+        self.successResultOf(self.queues.configure(HERE, "bad", {}))
         self.successResultOf(self.queues.describe(HERE, "q"))
 
     def test_remove(self) -> None:

@@ -34,7 +34,7 @@ from flowgate.connections import Connections, IConnection
 from flowgate.errors import BusUnavailable, InvalidToken, Refused, StartError
 from flowgate.gateway import Gateway
 from flowgate.http.site import make_site as real_make_site
-from flowgate.service import DRAIN_SECONDS, FlowGate, prepare_directory
+from flowgate.service import DRAIN_SECONDS, STEP_SECONDS, STOP_SECONDS, FlowGate, prepare_directory
 from flowgate.settings import Settings
 from flowgate.tap import makeService
 from flowgate.topics import Namespace
@@ -212,6 +212,13 @@ class StartTests(_Tests):
         self.successResultOf(Keyring(self.store, b"m", lambda: 0).create_user("bob"))
         self.assertEqual((list(tokens._revoked), keyring.users()), (["t1"], []))
 
+    def test_dates(self) -> None:
+        """Queues are dated by the calendar, not by the reactor's clock, which begins anywhere."""
+        self.start()
+        queues = self.parts["site"][3]
+        self.successResultOf(queues.configure(HOME, "q", {}))
+        self.assertGreater(self.successResultOf(queues.describe(HOME, "q")).created_at, 1_600_000_000)
+
     def test_own_server(self) -> None:
         """Our own nats-server lives in the data directory, and the bus is told that it is alone."""
         self.start(durability="fsync")
@@ -226,6 +233,18 @@ class StartTests(_Tests):
         self.assertEqual(
             (self.told["urls"], self.told["shared"], self.told["replicas"]), (["nats://a:1", "nats://b:2"], True, 3)
         )
+
+    def test_hint(self) -> None:
+        """As long as there is no API key the log says how the first one is made, and then no more."""
+
+        def commands() -> list[str]:
+            with capturedLogs() as logged:
+                self.successResultOf(self.start().stopService())
+            return [event["command"] for event in logged if "command" in event]
+
+        self.assertEqual(commands(), [f"flowgate key create USER APP --data {self.data.resolve()}"])
+        self.successResultOf(Keyring(self.store, b"m", lambda: 0).create("alice", "shop"))
+        self.assertEqual(commands(), [])
 
     def test_location(self) -> None:
         """The data directory tells where the gateway is, as long as it runs."""
@@ -424,12 +443,44 @@ class StopTests(_Tests):
         self.successResultOf(stopped)
         self.assertEqual(self.log[2:], ["stop bus", "stop nats-server"])
 
-    def test_sigterm(self) -> None:
-        """SIGTERM stops the reactor, so that twistd ends with status 0; a second one does no harm."""
+    def test_a_step_does_not_end(self) -> None:
+        """A step that hangs is given up, with a line in the log, and the rest is stopped."""
+        gateway = self.start()
+        self.nats.stopped = Deferred
+        stopped = gateway.stopService()
+        self.assertEqual(self.log[-1], "stop nats")
+        with capturedLogs() as logged:
+            self.reactor.advance(STEP_SECONDS)
+        self.successResultOf(stopped)
+        self.assertEqual(self.log[-2:], ["stop bus", "stop nats-server"])
+        self.assertIn("nats connection", [event.get("name") for event in logged])
+
+    def test_nothing_ends(self) -> None:
+        """However many steps hang, the stop has an end."""
+        gateway = self.start()
+        self.connect()
+        for part in (self.nats, self.bus.part, self.server):
+            part.stopped = Deferred
+        stopped = gateway.stopService()
+        self.reactor.pump([0.5] * 2 * (STOP_SECONDS + 3))
+        self.successResultOf(stopped)
+
+    def test_signals(self) -> None:
+        """SIGTERM and Ctrl-C stop the reactor, so that twistd ends with status 0; a second one does no harm."""
+        self.patch(signal, "getsignal", lambda number: signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gateway = self.start()
+            self.reactor.hasStopped = False
+            for _ in range(2):
+                self.handlers[number](number, None)
+            self.assertTrue(self.reactor.hasStopped)
+            self.successResultOf(gateway.stopService())
+
+    def test_ignored_signal(self) -> None:
+        """What a shell has its background jobs ignore stays ignored."""
+        self.patch(signal, "getsignal", lambda number: signal.SIG_IGN)
         self.start()
-        for _ in range(2):
-            self.handlers[signal.SIGTERM](signal.SIGTERM, None)
-        self.assertTrue(self.reactor.hasStopped)
+        self.assertEqual(self.handlers, {})
 
     def test_before_the_start(self) -> None:
         """A service whose reactor never ran can be stopped."""

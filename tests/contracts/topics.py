@@ -155,7 +155,7 @@ class TopicsContract(_Mixin):
         self.listener = Listener()
         self.bus = await self.make_bus(self.listener)
 
-    def setUp(self) -> Deferred[None]:
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         return Deferred.fromCoroutine(self.set_up())
 
     def topic(self, name: str, namespace: Namespace = SHOP) -> Topic:

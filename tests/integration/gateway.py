@@ -281,6 +281,8 @@ class MqttClient:
 
     def __init__(self, port: int, token: str, client_id: str = "", **options: Any) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        # Nagle's algorithm would keep a small packet behind another one for 40 ms.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._decoder = packets.Decoder(1 << 24)
         self._packets: list[Any] = []
         self.messages: list[tuple[str, bytes, int]] = []

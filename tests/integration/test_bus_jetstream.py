@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.trial.unittest import TestCase
 
@@ -91,6 +91,8 @@ class JetStreamBusTests(TestCase):
         """A server that is too old is refused in a sentence that names its version."""
 
         class Old(Protocol):
+            transport: Any
+
             def connectionMade(self) -> None:
                 self.transport.write(b'INFO {"version":"2.11.4","max_payload":1048576}\r\n')
 
@@ -98,14 +100,15 @@ class JetStreamBusTests(TestCase):
                 if b"PING" in data:
                     self.transport.write(b"PONG\r\n")
 
-        port = reactor.listenTCP(0, Factory.forProtocol(Old), interface="127.0.0.1")
+        factory: Any = ServerFactory.forProtocol(Old)
+        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         why = await self.refused(f"nats://127.0.0.1:{port.getHost().port}")
         self.assertEqual(why, "nats-server 2.14 or later is needed, and the one found is 2.11.4")
 
     async def test_nobody_there(self) -> None:
         """Without a server the start ends with a reason."""
-        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        port: Any = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")
         number = port.getHost().port
         await port.stopListening()
         why = await self.refused(f"nats://127.0.0.1:{number}", start_seconds=0.3)
@@ -241,7 +244,7 @@ class JetStreamBusTests(TestCase):
         server = nats_server(self)
         bus, _ = await self.make_bus(server)
         server.freeze()
-        results = [
+        results: list[Deferred[Any]] = [
             bus.publish(Run(TOPIC, [b"1"], qos=1)),
             bus.publish_one(TOPIC, b"2"),
             bus.history(SHOP, "a", Cursor(bus.epoch, 0), 9),
