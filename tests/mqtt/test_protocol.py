@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate import errors
@@ -15,6 +18,7 @@ from flowgate.connections import Connections
 from flowgate.errors import AccountSuspended, InvalidToken, Refused
 from flowgate.gateway import Gateway
 from flowgate.limits import Limits, Policies, TopicPolicy
+from flowgate.message import Run
 from flowgate.metering import Meter
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Ack, Bare, Connack, Connect, Publish, Suback, Type, Will
@@ -455,6 +459,78 @@ class ProtocolTests(SynchronousTestCase):
         subscriber.protocol._outbox.resumeProducing()
         self.assertEqual(len(subscriber.got()) + dropped, 40)
 
+    def test_slow_subscriber_at_qos_1(self) -> None:
+        """QoS 1 messages wait in the session while the client reads slowly, though they are more than its buffer."""
+        subscriber, publisher = self.subscriber(("t", 1)), self.peer()
+        outbox = subscriber.protocol._outbox
+        outbox.pauseProducing()
+        sent = [b"%d" % n * 200_000 for n in range(6)]
+        for number, payload in enumerate(sent, 1):
+            publisher.send(packets.publishes("t", [payload], 1, [number]))
+            self.settle()
+            if number == 3:
+                # An acknowledgement does not bring more than the buffer takes.
+                subscriber.send(packets.acks(Type.PUBACK, [1]))
+        self.assertTrue(outbox.held <= self.limits.subscriber_buffer_bytes)
+        self.assertFalse(subscriber.closed)
+        outbox.resumeProducing()
+        seen = subscriber.got()
+        self.assertFalse(subscriber.closed)
+        while found := [payload for _, payload, _ in seen]:
+            self.assertEqual(found, sent[: len(found)])
+            del sent[: len(found)]
+            # The ids follow each other; those that are not in flight are ignored.
+            subscriber.send(packets.acks(Type.PUBACK, list(range(1, 10))))
+            seen = subscriber.got()
+        self.assertEqual(sent, [])
+
+    def test_unread_answers(self) -> None:
+        """A client that reads no answers at all is cut off: none is left out silently."""
+        for packet in (packets.subscribe(1, [("t", 0)]), packets.unsubscribe(1, ["t"]), packets.PINGREQ):
+            with self.subTest(packet=packet):
+                peer = self.peer()
+                outbox = peer.protocol._outbox
+                outbox.pauseProducing()
+                outbox.write(bytes(self.limits.subscriber_buffer_bytes))
+                peer.send(packet)
+                self.assertTrue(peer.transport.disconnected)
+                peer.lose()
+
+    def test_close_does_not_wait_for_ever(self) -> None:
+        """A client that reads no more keeps a closing connection for some seconds only; one that is gone, no longer."""
+        for gone in (False, True):
+            peer = self.peer()
+            peer.protocol._outbox.pauseProducing()
+            peer.send(packets.PINGREQ, packets.DISCONNECT)
+            self.assertFalse(peer.closed)
+            if gone:
+                peer.lose()
+            self.clock.pump([1] * 7)
+            self.assertEqual(peer.transport.disconnected, not gone)
+            self.assertEqual(self.clock.getDelayedCalls() != [], not gone)
+            peer.lose()
+
+    def test_nothing_is_taken_behind_the_close(self) -> None:
+        """What comes while a connection closes is not looked at, and not logged."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        peer = self.peer()
+        peer.protocol._outbox.pauseProducing()
+        for _ in range(3):
+            peer.send(b"\xf0\x00")
+        self.assertEqual(len(events), 1)
+
+    def test_refused_filters_are_logged_once(self) -> None:
+        """However many filters of a SUBSCRIBE are refused, it is one line in the log."""
+        events: list[Any] = []
+        peer = self.peer()
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        peer.send(packets.subscribe(1, [("$share/g/t", 0)] * 100))
+        self.assertEqual(peer.got(), [Suback(1, (0x80,) * 100)])
+        self.assertEqual(len(events), 1)
+
     def test_publisher_is_slowed(self) -> None:
         """A publisher with too much unacknowledged is read no further until the bus has caught up."""
         publisher = self.peer()
@@ -463,15 +539,58 @@ class ProtocolTests(SynchronousTestCase):
         self.settle()
         self.assertEqual(publisher.transport.producerState, "producing")
 
+    def test_congestion(self) -> None:
+        """While the bus is congested publishers are not read, which is no silence of theirs; then they are again."""
+        publisher, leaving = self.peer(keep_alive=4), self.peer("l")
+        self.bus.congested = True
+        for peer in (publisher, leaving):
+            peer.send(packets.publishes("t", [b"x"]))
+            self.assertEqual(peer.transport.producerState, "paused")
+        leaving.lose()
+        self.clock.pump([1] * 20)
+        self.assertFalse(publisher.closed)
+        self.assertEqual(len(self.gateway._paused), 1)
+        self.bus.relieve()
+        self.assertEqual(publisher.transport.producerState, "producing")
+        self.clock.pump([1] * 20)
+        self.assertTrue(publisher.closed)
+
+    def test_unix_socket(self) -> None:
+        """On a Unix socket, which knows no TCP options, the protocol works as well."""
+
+        class UnixTransport(Transport):
+            def setTcpNoDelay(self, enabled: bool) -> None:
+                raise OSError("Operation not supported")
+
+        protocol = self.factory.buildProtocol(None)
+        protocol.makeConnection(UnixTransport(UNIXAddress("here")))  # type: ignore[arg-type]
+
     # -- will and drain
 
     def test_will(self) -> None:
-        """[MQTT-3.1.2-8]: the will is published when the connection is lost."""
+        """[MQTT-3.1.2-8]: the will is published, and sent, when the connection is lost."""
         subscriber = self.subscriber(("t", 0))
         peer = self.peer(will=Will("t", b"gone", 0, False))
         peer.lose()
-        self.turn.flush()
         self.assertEqual(subscriber.got(), [("t", b"gone", 0)])
+
+    def test_acknowledged_will(self) -> None:
+        """A will at QoS 1 takes the way of the messages before it, so that it cannot overtake them."""
+        subscriber = self.subscriber(("t", 1))
+        published: list[list[bytes]] = []
+        publish = self.bus.publish
+
+        def watched(run: Run) -> Deferred[None]:
+            published.append(list(run.payloads))
+            return publish(run)
+
+        self.patch(self.bus, "publish", watched)
+        peer = self.peer(will=Will("t", b"gone", 1, False))
+        peer.send(packets.publishes("t", [b"here"], 1, [1]))
+        peer.lose()
+        self.settle()
+        self.assertEqual(published, [[b"here"], [b"gone"]])
+        self.assertEqual(subscriber.got(), [("t", b"here", 1), ("t", b"gone", 1)])
 
     def test_no_will(self) -> None:
         """[MQTT-3.14.4-3]: after DISCONNECT the will is forgotten."""
