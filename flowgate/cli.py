@@ -261,7 +261,10 @@ async def publish(api: Api, options: argparse.Namespace) -> None:
 
 
 class _Events(Protocol):
-    """Prints the data of each event of a stream as one line."""
+    """Prints the data of each event of a stream as one line.
+
+    :param ended: fails when the stream ends, since its reader always wants more.
+    """
 
     def __init__(self, ended: Deferred[None], show: Callable[[dict[str, Any]], None]) -> None:
         self._ended = ended
@@ -294,9 +297,10 @@ class _Events(Protocol):
         if self._ended.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):  # type: ignore[no-untyped-call]
-            self._ended.callback(None)
+            said = "the gateway ended the stream: it goes away, or the key is not good any more, or a day is over"
         else:
-            self._ended.errback(Failed(f"the stream broke off: {reason.getErrorMessage()}"))
+            said = "the connection to the gateway was lost"
+        self._ended.errback(Failed(said))
 
 
 async def subscribe(api: Api, options: argparse.Namespace) -> None:
@@ -465,15 +469,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from twisted.internet import reactor, task
 
     status = 0
+    over = False
+
+    def end(failed: object) -> None:
+        nonlocal status, over
+        if not over:
+            print(f"flowgate: {failed}", file=sys.stderr)
+            status, over = 1, True
 
     async def run(_: object) -> None:
-        nonlocal status
+        nonlocal over
         try:
             await execute(options, place, treq)
         except Failed as failed:
-            print(f"flowgate: {failed}", file=sys.stderr)
-            status = 1
+            end(failed)
+        finally:
+            over = True
 
+    # Ctrl-C stops the reactor, which closes the connections under whatever is under way.
+    reactor.addSystemEventTrigger("before", "shutdown", end, "interrupted")
     try:
         task.react(run, (), reactor)
     except SystemExit as ended:

@@ -175,6 +175,10 @@ class Gateway:
         """Have ``resume`` called once, as soon as the bus takes more."""
         self._paused[resume] = None
 
+    def cancel_when_drained(self, resume: Callable[[], None]) -> None:
+        """Take back a :meth:`when_drained`, if it is still to come."""
+        self._paused.pop(resume, None)
+
     # -- subscribing
 
     def subscribe(self, subscriber: ISubscriber, interest: Interest, qos: int = 0) -> Deferred[None]:

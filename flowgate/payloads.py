@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import datetime, timezone
 
 import orjson
 
@@ -43,3 +44,13 @@ def members(payload: bytes) -> bytes:
         return b'"data":' + orjson.dumps(payload.decode())
     except UnicodeDecodeError:
         return b'"data":"' + b64encode(payload) + b'","encoding":"base64"'
+
+
+def timestamp(nanoseconds: int) -> str:
+    """When a message was stored, as JSON subscribers are shown it: RFC 3339, in UTC, to the millisecond.
+
+    :param nanoseconds: since 1970 UTC.
+    """
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    shown = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{shown}.{rest // 1_000_000:03d}Z"

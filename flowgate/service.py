@@ -6,16 +6,17 @@ import atexit
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, FirstError, maybeDeferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import deferLater
@@ -49,6 +50,9 @@ _log = Logger()
 DRAIN_SECONDS = 10
 """How long connections may take to end when the gateway stops."""
 
+STEP_SECONDS, STOP_SECONDS = 12, 30
+"""How long one step of the stop may take (draining and nats-server give up by themselves before), and all of them."""
+
 _LOCATION = "gateway.json"
 """The file in the data directory that tells the ``flowgate`` command where this gateway is."""
 
@@ -72,7 +76,7 @@ class FlowGate(Service):
     def __init__(self, reactor: Any, settings: Settings) -> None:
         self._reactor = reactor
         self._settings = settings
-        self._undo: list[tuple[str, Callable[[], Awaitable[object] | object]]] = []
+        self._undo: list[tuple[str, Callable[[], object]]] = []
         self._draining = False
         self._starting: Deferred[None] | None = None
 
@@ -81,8 +85,10 @@ class FlowGate(Service):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        # twistd would end with the signal's own status after SIGTERM; an ordered stop is a success.
-        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._end_process))
+        # twistd would end with the signal's own status; an ordered stop is a success.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+                signal.signal(number, lambda *_: self._reactor.callFromThread(self._end_process))
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._failed)
 
@@ -99,7 +105,7 @@ class FlowGate(Service):
         else:
             _log.failure("the gateway could not start", failure)
             sentence = f"the gateway could not start: {failure.getErrorMessage()}"
-        _log.info("the start failed: {sentence}", sentence=sentence)
+        _log.critical("the start failed: {sentence}", sentence=sentence)
         # twistd has made sys.stderr a part of its log.
         print(f"flowgate: {sentence}", file=sys.__stderr__, flush=True)
         # twistd has no exit status of its own for a service that fails while it starts.
@@ -144,7 +150,7 @@ class FlowGate(Service):
         await nats.start()
         store = JetStreamStore(nats, replicas=settings.replicas)
         await agree_on_master(store, master)
-        queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, reactor)
+        queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, time.time)
         self._undo.append(("queues", queues.stop))
         await queues.start()
         keyring = Keyring(store, master, time.time)
@@ -166,17 +172,24 @@ class FlowGate(Service):
             gateway, tokens, keyring, queues, admin, websocket, wheel, reactor, time.time, lambda: self._draining
         )
         mqtt = MqttFactory(gateway, tokens, wheel, reactor, time.time)
-        http_at = [await self._listen(endpoint, site) for endpoint in settings.http]
-        mqtt_at = [await self._listen(endpoint, mqtt) for endpoint in settings.mqtt]
+        http_at = [await self._listen(endpoint, site, "HTTP and WebSocket") for endpoint in settings.http]
+        mqtt_at = [await self._listen(endpoint, mqtt, "MQTT") for endpoint in settings.mqtt]
         url = _url(settings.http, http_at)
         location = data / _LOCATION
         location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
         self._undo.append(("location", lambda: location.unlink(missing_ok=True)))
         seconds = reactor.seconds() - began
-        _log.info("Flow-Gate {version} is ready after {seconds:.1f} s", version=__version__, seconds=seconds)
-        _log.info("HTTP and WebSocket at {url}; make the first API key with: flowgate key create USER APP", url=url)
+        _log.info(
+            "Flow-Gate {version} is ready after {seconds:.1f} s{place}",
+            version=__version__,
+            seconds=seconds,
+            place=f": {url}" if url else "",
+        )
+        if not keyring.keys():
+            command = f"flowgate key create USER APP --data {shlex.quote(str(data))}"
+            _log.info("there is no API key yet; make the first one with: {command}", command=command)
 
-    async def _listen(self, description: str, factory: IProtocolFactory) -> str:
+    async def _listen(self, description: str, factory: IProtocolFactory, what: str) -> str:
         """Listen on an endpoint; return its address as another program on this machine writes it."""
         try:
             endpoint = endpoints.serverFromString(self._reactor, description)  # type: ignore[no-untyped-call]
@@ -187,7 +200,7 @@ class FlowGate(Service):
             raise StartError(f"{description!r} is no endpoint to listen on: {error}") from None
         self._undo.append((description, port.stopListening))
         address = _address(port)
-        _log.info("listening on {address}", address=address)
+        _log.info("{what} at {address}", what=what, address=address)
         return address
 
     async def _drain(self, connections: Connections) -> None:
@@ -207,17 +220,33 @@ class FlowGate(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        began = self._reactor.seconds()
         if self._starting is not None:
-            await self._starting  # nothing may be added to what is undone here
+            # Nothing may be added to what is undone here.
+            await self._ended("the start", self._starting, began)
         while self._undo:
             name, undo = self._undo.pop()
             try:
-                result = undo()
-                if isinstance(result, Awaitable):
-                    await result
+                await self._ended(name, maybeDeferred(undo), began)
             except Exception:
                 _log.failure("stopping {name} failed", name=name)
         _log.info("Flow-Gate has stopped")
+
+    async def _ended(self, name: str, step: Deferred[Any], began: float) -> None:
+        """Wait for a step of the stop, but not for ever: a process that does not end is worse than one that leaves
+        something behind."""
+        left = began + STOP_SECONDS - self._reactor.seconds()
+        over: Deferred[None] = deferLater(self._reactor, max(min(left, STEP_SECONDS), 1))
+        try:
+            first = DeferredList([step, over], fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
+            _, which = await first
+        except FirstError as error:
+            error.subFailure.raiseException()
+        else:
+            if which == 1:
+                _log.error("stopping {name} takes too long and is not waited for", name=name)
+        finally:
+            over.cancel()
 
 
 def prepare_directory(path: Path) -> Path:

@@ -119,7 +119,6 @@ class Option:
 
     name: str
     parse: Callable[[object], object]
-    help: str
     many: bool = False
     number: bool = False
 
@@ -134,30 +133,23 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("data", _path, "the data directory"),
-    Option("http", _texts, "an endpoint for HTTP and WebSocket", many=True),
-    Option("mqtt", _texts, "an endpoint for MQTT", many=True),
-    Option("nats", _texts, "a NATS server to join, instead of one of our own", many=True),
-    Option("durability", _durability, "when our own nats-server flushes: os (each second) or fsync (always)"),
-    Option("replicas", _whole(1, 5), "copies of every stream in a NATS cluster", number=True),
-    Option("master_secret", _text, "the master secret, instead of the one in the data directory"),
-    Option("admin_token", _text, "the administrator's token, instead of the one in the data directory"),
-    Option("issuer", _text, "the issuer that tokens name"),
-    Option("history.messages", _whole(1, 1_000_000), "messages that history keeps for each topic", number=True),
-    Option("history.age", parse_age, "how long history keeps a message"),
+    Option("data", _path),
+    Option("http", _texts, many=True),
+    Option("mqtt", _texts, many=True),
+    Option("nats", _texts, many=True),
+    Option("durability", _durability),
+    Option("replicas", _whole(1, 5), number=True),
+    Option("master_secret", _text),
+    Option("admin_token", _text),
+    Option("issuer", _text),
+    Option("history.messages", _whole(1, 1_000_000), number=True),
+    Option("history.age", parse_age),
     *(
-        Option(
-            f"limits.{field.name}",
-            _whole(field.metadata["least"], field.metadata.get("most")),
-            "a bound",
-            number=True,
-        )
+        Option(f"limits.{field.name}", _whole(field.metadata["least"], field.metadata.get("most")), number=True)
         for field in attrs.fields(Limits)
     ),
 )
 """Every option; ``config`` names the file itself and can stand on the command line and in the environment only."""
-
-ON_COMMAND_LINE = ("data", "http", "mqtt", "nats", "durability")
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

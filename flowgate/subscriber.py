@@ -13,7 +13,10 @@ from typing import Protocol
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.logger import Logger
 from zope.interface import implementer
+
+_log = Logger()
 
 SEND_AT_MOST = 1024 * 1024
 """Bytes handed to the socket in one call: a larger piece would only be copied again for the part that is left."""
@@ -43,7 +46,11 @@ class Turn:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             for outbox in waiting:
-                outbox.flush()
+                try:
+                    outbox.flush()
+                except Exception:
+                    # One connection's fault must not keep the others from being sent.
+                    _log.failure("a connection could not be written to")
 
 
 @implementer(IPullProducer, IPushProducer)
@@ -90,6 +97,11 @@ class Outbox:
     def held(self) -> int:
         """Bytes that wait for a slow peer; 0 while the connection keeps up."""
         return self._held
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer has not taken yet all that was sent."""
+        return self._blocked
 
     def write(self, data: bytes) -> bool:
         """Take ``data`` to be sent by the next flush.

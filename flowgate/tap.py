@@ -1,7 +1,8 @@
 """What ``twistd flowgate`` imports first: the choice of the reactor, the options, the service.
 
-nats-py needs asyncio's loop, so the reactor has to be Twisted's asyncio reactor.  twistd imports this module before any
-reactor exists; it must import nothing that installs one before :func:`choose_reactor` has run (``klein`` does).
+nats-py needs asyncio's loop, so the reactor has to be Twisted's asyncio reactor, or ours, which is one.  twistd imports
+this module before any reactor exists; it must import nothing that installs one before :func:`choose_reactor` has run
+(``klein`` does).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from twisted.application.service import IService
 
 
 def choose_reactor() -> None:
-    """Install Twisted's asyncio reactor, if none is there yet.
+    """Install the reactor of :mod:`flowgate.reactor`, if none is there yet.
 
     :raises SystemExit: with one sentence, if another reactor was installed before.
     """

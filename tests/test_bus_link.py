@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -291,6 +292,31 @@ class LinkTests(SynchronousTestCase):
         lost = self.link.request("ask", b"")
         self.lose()
         self.failureResultOf(lost, BusUnavailable)
+
+    def test_lost_requests_that_cancel_each_other(self) -> None:
+        """Whoever learns that a request is lost may give up others; the link is made again all the same."""
+        self.started()
+        first, second = self.link.request("ask", b""), self.link.request("ask", b"")
+        third: Deferred[None] = Deferred(lambda _: self.link.close_inbox("b"))
+        self.link.open_inbox("a", lambda _: None, third.cancel)
+        self.link.open_inbox("b", lambda _: None, lambda: third.errback(BusUnavailable()))
+        first.addErrback(lambda _: second.cancel())
+        self.lose()
+        self.successResultOf(first)
+        self.failureResultOf(second, CancelledError)
+        self.failureResultOf(third, CancelledError)
+        self.assertEqual(self.owner.told, ["up", "down"])
+        self.reactor.advance(1)
+        self.assertEqual(len(self.reactor.tcpClients), 2)
+
+    def test_down_before_lost_requests(self) -> None:
+        """The owner learns that the link is down before anybody learns of a lost request and does something new."""
+        self.started()
+        told = self.owner.told
+        self.link.request("ask", b"").addErrback(lambda _: told.append("request"))
+        self.link.open_inbox("a", lambda _: None, lambda: told.append("inbox"))
+        self.lose()
+        self.assertEqual(told, ["up", "down", "request", "inbox"])
 
     def test_stop(self) -> None:
         """A stopped link has nothing left in the reactor, whatever state it was in."""

@@ -14,7 +14,7 @@ from flowgate.errors import Refused
 from flowgate.http import site
 from flowgate.http.answers import Route
 from flowgate.limits import Limits
-from flowgate.settings import ENVIRONMENT, ON_COMMAND_LINE, OPTIONS, Settings
+from flowgate.settings import ENVIRONMENT, OPTIONS, Options, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -43,7 +43,7 @@ class OptionTests(SynchronousTestCase):
     def test_every_option_with_its_variable(self) -> None:
         """Each option has a row that names it, its environment variable and its place on the command line."""
         for option in OPTIONS:
-            name = f"``{option.name}``" + (f", ``--{option.name}``" if option.name in ON_COMMAND_LINE else "")
+            name = f"``{option.name}``" + (f", ``--{option.name}``" if hasattr(Options, f"opt_{option.name}") else "")
             self.assertEqual(self.rows[option.variable][0], name)
 
     def test_nothing_else(self) -> None:

@@ -34,6 +34,8 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual([message["data"] for message in body["messages"]], ["x", {"k": 1}])
         self.assertEqual([message["topic"] for message in body["messages"]], ["a", "a"])
         self.assertEqual(body["next"], "memory-3")
+        for message in body["messages"]:
+            self.assertRegex(message["ts"], r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
     def test_reading_on(self) -> None:
         """Page by page, everything is seen once."""

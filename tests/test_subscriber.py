@@ -400,6 +400,21 @@ class TurnTests(SynchronousTestCase):
         turn.flush()
         self.assertEqual(writes, [b"0:1 0:2 ", b"1:1 1:2 "])
 
+    def test_faulty_connection(self) -> None:
+        """A connection whose writing fails is reported, and costs the others nothing."""
+        turn = Turn()
+        first, second = StringTransport(), StringTransport()
+
+        def fail(data: bytes) -> None:
+            raise RuntimeError("a fault")
+
+        self.patch(first, "write", fail)
+        for transport in (first, second):
+            Outbox(cast(Sink, transport), turn, BOUND).write(b"x")
+        turn.flush()
+        self.assertEqual(second.value(), b"x")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     def test_written_while_flushing(self) -> None:
         """What is written because others are sent belongs to the same flush."""
         turn = Turn()

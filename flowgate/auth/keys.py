@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from base64 import b32encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -241,9 +241,9 @@ class Keyring:
         app: str,
         *,
         name: str = "",
-        publish: list[str] | None = None,
-        subscribe: list[str] | None = None,
-        queues: list[str] | None = None,
+        publish: Sequence[str] | None = None,
+        subscribe: Sequence[str] | None = None,
+        queues: Sequence[str] | None = None,
         expires_days: int | None = None,
     ) -> Deferred[tuple[ApiKey, str]]:
         """Make an API key, and its user if there is none yet.
@@ -264,9 +264,9 @@ class Keyring:
         user: str,
         app: str,
         name: str,
-        publish: list[str] | None,
-        subscribe: list[str] | None,
-        queues: list[str] | None,
+        publish: Sequence[str] | None,
+        subscribe: Sequence[str] | None,
+        queues: Sequence[str] | None,
         expires_days: int | None,
     ) -> tuple[ApiKey, str]:
         home = Namespace.checked(user, app)

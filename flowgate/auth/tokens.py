@@ -193,6 +193,20 @@ class TokenService:
         :raises InvalidToken: if it is malformed, not ours, expired, revoked, or its key is no longer good.
         :raises AccountSuspended: if its user is suspended.
         """
+        principal = self.recognize(token)
+        if principal.token_id in self._revoked:
+            raise InvalidToken("the token was revoked")
+        key = self._keyring.find(principal.key_id)
+        if key is None or key.disabled:
+            raise InvalidToken("the token's API key was revoked")
+        self._keyring.check(key)
+        return principal
+
+    def recognize(self, token: str) -> Principal:
+        """Find for whom this token was made, whether or not it may be used now.
+
+        :raises InvalidToken: if it is malformed, not ours, or expired.
+        """
         principal = self._verified.get(token)
         if principal is None:
             principal = self._verify(token)
@@ -204,12 +218,6 @@ class TokenService:
         if principal.expires_at <= self._now():
             self._verified.pop(token, None)
             raise InvalidToken("the token has expired")
-        if principal.token_id in self._revoked:
-            raise InvalidToken("the token was revoked")
-        key = self._keyring.find(principal.key_id)
-        if key is None or key.disabled:
-            raise InvalidToken("the token's API key was revoked")
-        self._keyring.check(key)
         return principal
 
     def _verify(self, token: str) -> Principal:
@@ -272,13 +280,15 @@ class TokenService:
             listener(who)
 
     def revoke(self, principal: Principal) -> Deferred[None]:
-        """Revoke one token, on every node (RFC 7009).
+        """Revoke one token, on every node (RFC 7009); again is no error.
 
         :returns: a Deferred of ``None``, fired once it holds here and is stored for the others.
         """
         return Deferred.fromCoroutine(self._revoke(principal))
 
     async def _revoke(self, principal: Principal) -> None:
+        if principal.token_id in self._revoked:
+            return
         value = b"%d" % int(principal.expires_at)
         await self._store.put(REVOKED, principal.token_id, value)
         self._revocation_changed(principal.token_id, value)

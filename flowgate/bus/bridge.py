@@ -24,6 +24,14 @@ REQUEST_SECONDS: Final = 5.0
 
 _RECONNECT_SECONDS: Final = (0.05, 0.5)
 _SEQUENCE_DIFFERS: Final = (10071, 10164)
+_OUTAGE: Final = (
+    OSError,
+    asyncio.TimeoutError,
+    nats.errors.TimeoutError,
+    nats.errors.StaleConnectionError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.NoServersError,
+)
 _AWAY: Final = "the message bus is away"
 _T = TypeVar("_T")
 _log = Logger()
@@ -176,7 +184,9 @@ class NatsConnection:
         client = Client()
 
         async def error(reason: Exception) -> None:
-            _log.debug("NATS: {reason}", reason=str(reason))
+            # That the bus goes and comes is told by who listens; the attempts in between are not worth a line each.
+            if not isinstance(reason, _OUTAGE):
+                _log.warn("NATS: {reason}", reason=str(reason))
 
         async def disconnected() -> None:
             if self._client is client:
@@ -231,17 +241,15 @@ class NatsConnection:
         return server, random.uniform(0.5, 1.0) * min(longest, first * 2 ** min(server.reconnects, 8))
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` without waiting for it; its errors are logged."""
+        """Run ``work`` without waiting for it; its errors are logged, but for those of an outage."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
 
         def done(finished: asyncio.Task[None]) -> None:
             self._background.discard(finished)
-            if not finished.cancelled() and (error := finished.exception()) is not None:
-                if isinstance(translate(error), Refused):
-                    _log.debug("NATS: {reason}", reason=str(error))
-                else:
-                    _log.error("NATS: {reason!r}", reason=error)
+            error = None if finished.cancelled() else finished.exception()
+            if error is not None and not isinstance(translate(error), BusUnavailable):
+                _log.error("NATS: {reason!r}", reason=error)
 
         task.add_done_callback(done)
 

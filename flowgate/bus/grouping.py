@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
-from flowgate.bus.names import CAST, subject_topic
+from flowgate.bus.names import CAST, OUT, subject_topic
 from flowgate.bus.wire import Message, header, stored_at
 from flowgate.errors import ProtocolViolation
 from flowgate.message import Run
@@ -83,26 +83,27 @@ class Grouper:
         """Group what came by subscription: republished by the stream, or straight from another node."""
         runs: list[Run] = []
         last = b""
+        root = ""
         last_qos = 0
         payloads: list[bytes] = []
         heads: list[bytes] = []
         for _, subject, _, head, payload in messages:
-            if head:
+            known = subject == last
+            if not known:
+                root, topic = self._known_as(subject)
+                last = subject
+            if root == OUT:
                 qos = 2 if QOS_2 in head else 1
-                if subject != last or qos != last_qos:
+                if not known or qos != last_qos:
                     payloads, places = [], _Places()
                     heads = places.heads
-                    topic = self._known_as(subject)[1]
                     sequences, times = _Numbers(places, 0), _Numbers(places, 1)
                     runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
+                    last_qos = qos
                 heads.append(head)
-            else:
-                qos = 0
-                if subject != last or last_qos:
-                    payloads = []
-                    root, topic = self._known_as(subject)
-                    runs.append(Run(topic, payloads, recorded=root != CAST))
-            last, last_qos = subject, qos
+            elif not known:
+                payloads = []
+                runs.append(Run(topic, payloads, recorded=root != CAST))
             payloads.append(payload)
         for run in runs:
             run.count = len(run.payloads)

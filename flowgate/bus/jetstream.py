@@ -292,9 +292,8 @@ class JetStreamBus:
 
         To have the server republish it instead takes it about as long as storing it.
         """
-        if self.listener is not None:
-            attached = self._attachments
-            self.listener.arrived([run for run in runs if run.topic.namespace in attached])
+        attached = self._attachments
+        self._tell(lambda listener: listener.arrived([run for run in runs if run.topic.namespace in attached]))
 
     def _arrived(self, messages: list[Message]) -> None:
         if self.listener is not None:

@@ -56,6 +56,7 @@ def watch(command: list[str]) -> int:
 
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
+    os.setsid()  # Ctrl-C in a terminal is for the gateway alone, which still needs the program while it stops
     if sys.platform == "linux":
         become(parent, command)
     sys.exit(watch(command))

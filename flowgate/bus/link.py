@@ -232,12 +232,13 @@ class Link:
         if stood:
             self._standing = None
             self._congested = False
-            requests, self._requests = self._requests, {}
-            for waiting in requests.values():
-                waiting.errback(BusUnavailable(AWAY))
-            for lost in list(self._losers.values()):
-                lost()
+            # Before anybody else: who learns that a request is lost may try something new at once.
             self._owner.link_down()
+            # One by one: who learns of one may take back others.
+            while self._requests:
+                self._requests.pop(next(iter(self._requests))).errback(BusUnavailable(AWAY))
+            while self._losers:
+                self._losers.pop(next(iter(self._losers)))()
             if self._wanted:
                 self._log.warn("the connection to NATS is lost: {reason}", reason=reason)
         self._try_again(at_once=stood)

@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import attrs
@@ -29,6 +28,7 @@ from flowgate.bus.bridge import (
     api_error,
     to_deferred,
 )
+from flowgate.bus.wire import nanoseconds
 from flowgate.errors import BusUnavailable, NotFound, RateLimited
 from flowgate.interfaces import IQueues
 from flowgate.message import QueueMessage, QueueStats, Received
@@ -333,7 +333,8 @@ class JetStreamQueues:
             in_flight = int(consumer["num_ack_pending"])
             oldest = 0.0
             if state["messages"]:
-                oldest = max(0.0, _seconds(stream["ts"]) - _seconds(state["first_ts"]))
+                age = nanoseconds(stream["ts"].encode()) - nanoseconds(state["first_ts"].encode())
+                oldest = max(0.0, age / _NANOSECONDS)
             return QueueStats(
                 visible=int(consumer["num_pending"]),
                 in_flight=in_flight,
@@ -512,9 +513,3 @@ def _received(message: Msg) -> Received:
         place.deliveries,
         place.time,
     )
-
-
-def _seconds(timestamp: str) -> float:
-    # Python 3.10 reads neither 'Z' nor nanoseconds
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(whole + "+00:00").timestamp() + float(f"0.{fraction or 0}")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall
 
 from flowgate.bus import wire
@@ -131,9 +131,12 @@ class History:
         firsts: dict[str, int] = {}
         for start in range(0, len(names), _LOOKUPS_AT_ONCE):
             some = names[start : start + _LOOKUPS_AT_ONCE]
-            # Ask for all before waiting for the first.
-            for name, asked in [(name, Deferred.fromCoroutine(self._first(name))) for name in some]:
-                firsts[name] = await asked
+            asked = [Deferred.fromCoroutine(self._first(name)) for name in some]
+            answers: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
+            for name, (answered, first) in zip(some, answers, strict=True):
+                if not answered:
+                    first.raiseException()
+                firsts[name] = first
         return firsts
 
 

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall, IProcessTransport
-from twisted.internet.protocol import ProcessProtocol, Protocol
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
@@ -198,6 +198,11 @@ class _Greeting(Protocol):
             self.ready.callback(False)
 
 
+class _Greetings(Factory):
+    noisy = False
+    protocol = _Greeting
+
+
 class _Child(ProcessProtocol):
     """One life of the nats-server."""
 
@@ -328,12 +333,12 @@ class NatsServer:
             await deferLater(self._reactor, _POLL_SECONDS)
 
     async def _serves(self, port: int) -> bool:
-        greeting = _Greeting()
+        endpoint = TCP4ClientEndpoint(self._reactor, "127.0.0.1", port, timeout=5)
         try:
-            endpoint = TCP4ClientEndpoint(self._reactor, "127.0.0.1", port, timeout=5)
-            await connectProtocol(endpoint, greeting)  # type: ignore[no-untyped-call]
+            greeting = await endpoint.connect(_Greetings())
         except ConnectError:
             return False
+        assert isinstance(greeting, _Greeting)
         greeting.ready.addTimeout(5, self._reactor, onTimeoutCancel=lambda *_: False)
         ready = await greeting.ready
         assert greeting.transport is not None

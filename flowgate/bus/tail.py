@@ -111,7 +111,8 @@ class Feeds:
         if tail is None:
             tail = self._tails[key] = Tail(self, filter_subject("*", namespace, filter_), lambda: self._forget(key))
             tail.start(state.last)
-        feed = Feed(self, tail, reader, state.last if after is None else after.sequence)
+        # The future begins behind what the tail has brought already, which may be more than the answer knew of.
+        feed = Feed(self, tail, reader, max(state.last, tail.last) if after is None else after.sequence)
         tail.feeds[feed] = None
         try:
             await tail.ready()

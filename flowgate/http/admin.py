@@ -33,11 +33,6 @@ def _shown_user(user: User) -> dict[str, object]:
     return {"user": user.name, "created_at": user.created_at, "suspended": user.suspended}
 
 
-def _list(body: Members, name: str) -> list[str] | None:
-    values = body.texts(name)
-    return None if values is None else list(values)
-
-
 class Administration:
     """Makes, lists and revokes API keys; makes, lists and suspends users."""
 
@@ -70,9 +65,9 @@ class Administration:
             body.text("user"),
             body.text("app"),
             name=body.optional_text("name") or "",
-            publish=_list(body, "publish"),
-            subscribe=_list(body, "subscribe"),
-            queues=_list(body, "queues"),
+            publish=body.texts("publish"),
+            subscribe=body.texts("subscribe"),
+            queues=body.texts("queues"),
             expires_days=body.integer("expires_days", 1, _MOST_DAYS),
         )
         shown = {

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import orjson
 
-from flowgate.errors import Refused
+from flowgate.errors import MethodNotAllowed, Refused
 from flowgate.http.problems import PROBLEM_JSON, problem, problem_headers
 from flowgate.http.request import Request
 
@@ -54,6 +54,12 @@ def problem_answer(refusal: Refused, request_id: str) -> Answer:
     """The answer to a request that is refused."""
     body = orjson.dumps(problem(refusal, request_id), default=str)
     return Answer(refusal.status, body, PROBLEM_JSON, problem_headers(refusal))
+
+
+def wrong_method(request: Request, allowed: str) -> Answer:
+    """The answer to a method that a path does not have; ``allowed`` are those that it has (RFC 9110 section 15.5.6)."""
+    answer = problem_answer(MethodNotAllowed(f"allowed here: {allowed}"), request.request_id)
+    return attrs.evolve(answer, headers=((b"Allow", allowed.encode()),))
 
 
 NO_CONTENT = Answer(204, content_type=None)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import attrs
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -20,8 +19,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
-from flowgate.errors import BusUnavailable, Internal, InvalidParameter, MethodNotAllowed, NotFound, Refused
-from flowgate.http.answers import Answer, Handler, Route, prepare, problem_answer, send
+from flowgate.errors import BusUnavailable, Internal, InvalidParameter, NotFound, Refused
+from flowgate.http.answers import Answer, Handler, Route, prepare, problem_answer, send, wrong_method
 from flowgate.http.request import Request
 
 _log = Logger()
@@ -90,13 +89,8 @@ def _not_routed(request: IRequest, failure: Failure) -> bytes:
     assert isinstance(request, Request)
     error = failure.value
     if isinstance(error, WrongMethod):
-        return prepare(request, _wrong_method(request, ", ".join(sorted(error.valid_methods or ()))))
+        return prepare(request, wrong_method(request, ", ".join(sorted(error.valid_methods or ()))))
     return prepare(request, problem_answer(NotFound(), request.request_id))
-
-
-def _wrong_method(request: Request, allowed: str) -> Answer:
-    answer = problem_answer(MethodNotAllowed(f"allowed here: {allowed}"), request.request_id)
-    return attrs.evolve(answer, headers=((b"Allow", allowed.encode()),))
 
 
 def make_klein(routes: Iterable[Route]) -> Klein:
@@ -146,12 +140,14 @@ class Root(Resource):
             answered = Deferred.fromCoroutine(respond(request, handler, {}))
             if not answered.called:
                 request.notifyFinish().addErrback(lambda _: answered.cancel())
-        elif path == b"/ws":
-            return self._websocket.render(request)
         elif method == b"OPTIONS":
             send(request, _PREFLIGHT)
+        elif path == b"/ws":
+            if method == b"GET":
+                return self._websocket.render(request)
+            send(request, wrong_method(request, "GET"))
         elif method not in _METHODS:
-            send(request, _wrong_method(request, _ALLOW.decode()))
+            send(request, wrong_method(request, _ALLOW.decode()))
         elif not _is_text(path):
             send(request, problem_answer(InvalidParameter("the path is not UTF-8"), request.request_id))
         else:

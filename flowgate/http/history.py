@@ -10,7 +10,7 @@ from flowgate.http.bodies import check_known, query_integer, read_query
 from flowgate.http.credentials import Credentials
 from flowgate.http.request import Request
 from flowgate.message import Cursor
-from flowgate.payloads import members
+from flowgate.payloads import members, timestamp
 
 PAGE_MESSAGES = 100
 MOST_MESSAGES = 1000
@@ -48,7 +48,7 @@ class HistoryPages:
                 name = orjson.dumps(run.topic.shown(interest.full))
                 for index, (sequence, payload) in enumerate(zip(run.sequences, run.payloads, strict=True)):
                     after = Cursor(after.epoch, sequence)
-                    time = b',"ts":%d' % (run.times[index] // 1_000_000) if run.times else b""
+                    time = b',"ts":"%b"' % timestamp(run.times[index]).encode() if run.times else b""
                     shown.append(b'{"id":"%b","topic":%b%b,%b}' % (str(after).encode(), name, time, members(payload)))
                     size += len(shown[-1])
             if sum(run.count for run in runs) < wanted:

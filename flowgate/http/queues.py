@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 
 from flowgate.auth.permissions import Principal
-from flowgate.errors import InsufficientScope, InvalidParameter, MethodNotAllowed, MissingField
-from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer
+from flowgate.errors import InsufficientScope, InvalidParameter, MissingField
+from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer, wrong_method
 from flowgate.http.bodies import Members, check_known, query_integer, read_object, read_query
 from flowgate.http.credentials import Credentials
 from flowgate.http.request import Request
@@ -104,7 +104,7 @@ class QueueCalls:
 
     async def receive_by_query(self, request: Request, name: str) -> Answer:
         if request.method == b"HEAD":
-            raise MethodNotAllowed("HEAD would take messages and not show them")
+            return wrong_method(request, "GET, POST")  # it would take messages and not show them
         principal = self._admit(request, name)
         query = read_query(request)
         check_known(query, ("max", "wait", "visibility"), "parameter")

@@ -161,8 +161,8 @@ class TokenEndpoint:
         if not token:
             raise MissingField("the member 'token' is missing")
         try:
-            principal = self._tokens.verify(token)
-        except Refused:
+            principal = self._tokens.recognize(token)  # that of a suspended user too: the suspension may end
+        except InvalidToken:
             return json_answer({})
         await self._tokens.revoke(principal)
         return json_answer({})

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 from uuid import uuid4
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -17,7 +18,15 @@ from zope.interface import implementer
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.connections import IConnection
-from flowgate.errors import InvalidParameter, InvalidToken, InvalidTopic, MissingToken, ProtocolViolation, Refused
+from flowgate.errors import (
+    Internal,
+    InvalidParameter,
+    InvalidToken,
+    InvalidTopic,
+    MissingToken,
+    ProtocolViolation,
+    Refused,
+)
 from flowgate.gateway import Gateway, Interest, Route
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run
@@ -32,6 +41,9 @@ _log = Logger()
 
 _KEEP_ALIVE_GRACE = 1.5
 """A client may be silent for one and a half times its keep alive ([MQTT-3.1.2-24])."""
+
+CLOSE_SECONDS = 5
+"""How long a client may take to read the rest of a connection that closes."""
 
 _CACHED_ROUTES = 1000
 """Topics of one connection whose route is remembered."""
@@ -107,19 +119,22 @@ class MqttProtocol(Protocol):
     # -- the connection
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)
+        if not isinstance(self.transport.getHost(), UNIXAddress):
+            self.transport.setTcpNoDelay(True)
         limits = self._gateway.limits
         self._outbox = Outbox(cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes)
         self._outbox.drained = self._pump
         self.factory.wheel.set(self, limits.connect_seconds)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._closed:
+            return  # only the end of the connection is awaited
         self._heard = self.factory.clock.seconds()
         try:
             for packet in self._decoder.feed(data):
                 check_allowed(self._state, packet)
                 self._take[type(packet)](self, packet)
-                if self._state is State.CLOSED:
+                if self._closed:
                     break
         except ProtocolViolation as violation:
             self._refuse(violation)
@@ -127,14 +142,17 @@ class MqttProtocol(Protocol):
             # A PUBLISH that is not permitted or not possible has no negative answer in 3.1.1 ([MQTT-3.3.5-2]).
             _log.info("MQTT client {client} closed: {code}", client=self._client, code=refusal.code)
             self._close()
-        if self._gateway.congested:
-            self._update_reading()
         self._gateway.turn.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
+        self.factory.wheel.cancel(self)
         self._outbox.discard()
         self._promises.clear()
+
+    @property
+    def _closed(self) -> bool:
+        return self._state is State.CLOSED
 
     @property
     def _client(self) -> str:
@@ -147,15 +165,16 @@ class MqttProtocol(Protocol):
         self._close()
 
     def _close(self) -> None:
-        """Stop taking part now; the transport closes when what was written is sent."""
-        if self._state is State.CLOSED:
+        """Stop taking part now; the transport closes when what was written is sent, or not read in time."""
+        if self._closed:
             return
         self._leave()
+        self.factory.wheel.set(self, CLOSE_SECONDS)
         self._outbox.close(self.transport.loseConnection)
 
     def _leave(self) -> None:
         """Take this connection out of everything it is part of; the will goes out ([MQTT-3.1.2-8])."""
-        if self._state is State.CLOSED:
+        if self._closed:
             return
         connected = self._state is State.CONNECTED
         self._state = State.CLOSED
@@ -163,6 +182,7 @@ class MqttProtocol(Protocol):
         if connected:
             self._gateway.leave(self)
             self._gateway.connections.remove(self)
+            self._gateway.cancel_when_drained(self._update_reading)
             self.factory.gone(self)
             self._publish_will()
 
@@ -171,15 +191,21 @@ class MqttProtocol(Protocol):
             return
         (route, payload, qos), self._will = self._will, None
         if qos:
-            stored = self._gateway.publish(route, payload, qos=qos)
+            # As a run, like the messages before it: a message by itself could overtake them.
+            stored = self._gateway.publish_run(Run(route.topic, [payload], qos=qos, ttl=route.age))
             stored.addErrback(lambda failure: _log.warn("a will was lost: {reason}", reason=failure.getErrorMessage()))
         else:
             self._gateway.publish_unacknowledged(route, Run(route.topic, [payload], ttl=route.age))
+            self._gateway.turn.flush()
 
     def due(self) -> None:
-        """Close if the time to connect, to be silent, or of the token is over; called by the wheel."""
+        """Close if the time to connect, to be silent, to close, or of the token is over; called by the wheel."""
         now = self.factory.clock.seconds()
-        if self._state is not State.CONNECTED:
+        if not self._reading:
+            self._heard = now  # it is us who do not listen
+        if self._closed:
+            self.transport.abortConnection()
+        elif self._state is State.CONNECTING:
             _log.info("an MQTT client did not send CONNECT in time")
             self.transport.abortConnection()
         elif now >= self._expires:
@@ -248,7 +274,7 @@ class MqttProtocol(Protocol):
         now = factory.clock.seconds()
         self._expires = now + principal.expires_at - factory.now()
         self._await_due(now)
-        self._outbox.write(packets.connack(False, ReturnCode.ACCEPTED))
+        self._send(packets.connack(False, ReturnCode.ACCEPTED))
 
     # -- PUBLISH
 
@@ -272,6 +298,8 @@ class MqttProtocol(Protocol):
             self._promise(gateway.publish_run(run), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
         else:
             self._publish_once(route, packet)
+        if gateway.congested:
+            self._update_reading()
 
     def _publish_once(self, route: Route, packet: Publish) -> None:
         """QoS 2: store what is new before the client is told to release it (section 4.3.3, method A)."""
@@ -306,33 +334,36 @@ class MqttProtocol(Protocol):
 
     def _keep(self, _: None, promise: _Promise) -> None:
         promise.kept = True
-        promises, outbox = self._promises, self._outbox
+        promises = self._promises
         while promises and promises[0].kept:  # [MQTT-4.6.0-2], [-3]: in the order of the PUBLISH packets
             first = promises.popleft()
             self._owed -= first.count
-            if not outbox.write(first.reply):
-                self._cut("it does not read its acknowledgements")
+            self._send(first.reply)
         if not self._reading:
             self._update_reading()
         if self._draining and not promises:
             self._close()
 
     def _break(self, failure: Failure) -> None:
-        failure.trap(Refused)  # type: ignore[no-untyped-call]
-        if self._state is not State.CLOSED:
-            code = cast(Refused, failure.value).code
-            _log.info("MQTT client {client} closed: {code}", client=self._client, code=code)
+        reason = failure.value
+        if not isinstance(reason, Refused):
+            _log.failure("an MQTT packet could not be carried out", failure)
+            reason = Internal()
+        if not self._closed:
+            _log.info("MQTT client {client} closed: {code}", client=self._client, code=reason.code)
             self._close()  # 3.1.1 has no other way to say no; the client sends again when it is back
 
     def _update_reading(self) -> None:
         """Read on, or no further: a publisher is slowed down by what is not stored yet."""
+        if self._closed:
+            return
         gateway = self._gateway
         limit = gateway.limits.unacknowledged_messages
         full = self._owed > (limit if self._reading else limit // 2)
         read = not (full or gateway.congested or self._draining)
-        if gateway.congested and not read:
+        if gateway.congested:
             gateway.when_drained(self._update_reading)
-        if read != self._reading and self._state is not State.CLOSED:
+        if read != self._reading:
             self._reading = read
             (self.transport.resumeProducing if read else self.transport.pauseProducing)()
 
@@ -341,6 +372,7 @@ class MqttProtocol(Protocol):
     def _subscribe(self, packet: Subscribe) -> None:
         codes: list[int] = []
         waiting: list[Deferred[None]] = []
+        refused = ""
         for name, qos in packet.filters:
             try:
                 waiting.append(self._subscribe_one(name, qos))
@@ -348,12 +380,17 @@ class MqttProtocol(Protocol):
             except InvalidTopic as refusal:
                 raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
             except Refused as refusal:
-                _log.info("MQTT client {client}: filter refused: {code}", client=self._client, code=refusal.code)
+                refused = refusal.code
                 codes.append(packets.FAILURE)
+        if refused:
+            count = codes.count(packets.FAILURE)
+            _log.info(
+                "MQTT client {client}: {count} filters refused: {code}", client=self._client, count=count, code=refused
+            )
         reply = packets.suback(packet.packet_id, codes)
         ready = [one for one in waiting if not one.called]
         if not ready:
-            self._outbox.write(reply)
+            self._send(reply)
             return
         left = len(ready)
 
@@ -361,7 +398,7 @@ class MqttProtocol(Protocol):
             nonlocal left
             left -= 1
             if not left and self._state is State.CONNECTED:
-                self._outbox.write(reply)
+                self._send(reply)
                 self._gateway.turn.flush()
 
         for one in ready:
@@ -384,12 +421,11 @@ class MqttProtocol(Protocol):
             interest = self._interests.pop(name, None)
             if interest is not None:
                 self._gateway.unsubscribe(self, interest)
-        self._outbox.write(packets.acks(Type.UNSUBACK, (packet.packet_id,)))  # [MQTT-3.10.4-5]: in any case
+        self._send(packets.acks(Type.UNSUBACK, (packet.packet_id,)))  # [MQTT-3.10.4-5]: in any case
 
     def _bare(self, packet: Bare) -> None:
         if packet.type == Type.PINGREQ:
-            if not self._outbox.write(packets.PINGRESP):
-                self._cut("it does not read")
+            self._send(packets.PINGRESP)
         else:
             self._will = None  # [MQTT-3.14.4-3]
             self._close()
@@ -406,36 +442,39 @@ class MqttProtocol(Protocol):
 
     def _deliver_acknowledged(self, run: Run, full: bool, qos: int) -> None:
         assert self._session is not None
-        behind = self._outbox.held > self._gateway.limits.subscriber_buffer_bytes // 2
         try:
-            data = self._session.deliver(run.topic.shown(full), run.payloads, qos, hold=behind)
+            data = self._session.deliver(run.topic.shown(full), run.payloads, qos, hold=self._outbox.blocked)
         except QueueFull:
             self._cut("it does not acknowledge what it is sent")
             return
         self._gateway.meter.add("messages_out", "mqtt", run.count)
-        if data and not self._outbox.write(data):
-            self._cut("it does not read what it is sent")
+        if data:
+            self._send(data)
 
     def _acknowledged(self, packet: Ack) -> None:
         assert self._session is not None
         session = self._session
         reply = session.released(packet) if packet.type == Type.PUBREL else session.acknowledged(packet)
-        if reply and not self._outbox.write(reply):
-            self._cut("it does not read")
-        elif self._session.waiting:
+        if reply:
+            self._send(reply)
+        if session.waiting:
             self._pump()
 
     def _pump(self) -> None:
         """Send deliveries that waited, now that the client has acknowledged or read some."""
-        if self._session is None or self._outbox.held > self._gateway.limits.subscriber_buffer_bytes // 2:
-            return
-        data = self._session.pump()
-        if data and not self._outbox.write(data):
+        if self._session is not None and not self._outbox.blocked:
+            data = self._session.pump(self._gateway.limits.subscriber_buffer_bytes)
+            if data:
+                self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """Write what may not be left out."""
+        if not self._outbox.write(data):
             self._cut("it does not read what it is sent")
 
     def _cut(self, why: str) -> None:
         """A client that is too slow is cut off: it costs nobody else anything."""
-        if self._state is State.CLOSED:
+        if self._closed:
             return
         _log.info("MQTT client {client} cut off: {why}", client=self._client, why=why)
         self._gateway.meter.add("clients_cut", "mqtt slow")

@@ -144,18 +144,20 @@ class Session:
         self._next_id = next_id
         return ids
 
-    def pump(self) -> bytes:
-        """The PUBLISH packets that there is room for now."""
+    def pump(self, size: int) -> bytes:
+        """The PUBLISH packets that there is room for now, until they have ``size`` bytes of payload."""
         queue = self._queue
         room = self._window - len(self._flying)
         parts = []
-        while queue and room > 0:
+        while queue and room > 0 and size > 0:
             topic, payload, qos = queue.popleft()
             batch = [payload]
             room -= 1
-            while queue and room > 0 and queue[0][0] == topic and queue[0][2] == qos:
+            size -= len(payload)
+            while queue and room > 0 and size > 0 and queue[0][0] == topic and queue[0][2] == qos:
                 batch.append(queue.popleft()[1])
                 room -= 1
+                size -= len(batch[-1])
             parts.append(publishes(topic, batch, qos, self._take_off(topic, batch, qos)))
         return b"".join(parts)
 

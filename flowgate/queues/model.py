@@ -14,6 +14,8 @@ from flowgate.errors import InvalidParameter
 MAX_RECEIVE: Final = 10
 MAX_WAIT: Final = 20
 MAX_VISIBILITY: Final = 43_200
+MAX_ATTRIBUTE_BYTES: Final = 60 * 1024
+"""Of a message's attributes as ASCII JSON: the bus carries them in a header, and headers have 64 KiB together."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _FIFO = ".fifo"

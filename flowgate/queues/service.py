@@ -9,13 +9,13 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flowgate.errors import Conflict, InvalidParameter, MessageTooLarge, NotFound
 from flowgate.interfaces import IQueues, IStore
 from flowgate.message import QueueMessage, QueueStats
 from flowgate.queues.model import (
+    MAX_ATTRIBUTE_BYTES,
     MAX_RECEIVE,
     MAX_VISIBILITY,
     MAX_WAIT,
@@ -47,18 +47,18 @@ class Queues:
 
     _log = Logger()
 
-    def __init__(self, queues: IQueues, store: IStore, secret: bytes, clock: IReactorTime) -> None:
+    def __init__(self, queues: IQueues, store: IStore, secret: bytes, now: Callable[[], float]) -> None:
         """Prepare the queues.
 
         :param queues: the bus's part.
         :param store: keeps the configurations.
         :param secret: signs receipts; the same on all nodes.
-        :param clock: says when a queue was made.
+        :param now: seconds since 1970 UTC.
         """
         self._queues = queues
         self._store = store
         self._receipts = Receipts(secret)
-        self._clock = clock
+        self._now = now
         self._described: dict[str, QueueDescription] = {}
         self._unwatch: Callable[[], None] | None = None
 
@@ -87,9 +87,9 @@ class Queues:
             return
         try:
             self._described[key] = _parse(key, value)
-        except (ValueError, LookupError, InvalidParameter):
-            # Of a newer version, perhaps: better the default than no queue at all.
-            self._log.error("the configuration of queue {key} cannot be read", key=key)
+        except Conflict:
+            self._described.pop(key, None)
+            self._log.error("the configuration of queue {key} cannot be read, so the queue is not served", key=key)
 
     async def _find(self, namespace: Namespace, name: str) -> QueueDescription:
         check_name(name)
@@ -123,7 +123,7 @@ class Queues:
         # A value is checked as well: it can be made without a check.
         wanted = QueueConfig.parse(config.members() if isinstance(config, QueueConfig) else config)
         key = _key(namespace, name)
-        described = QueueDescription(name, wanted, int(self._clock.seconds()))
+        described = QueueDescription(name, wanted, int(self._now()))
         value = json.dumps({"config": wanted.members(), "created_at": described.created_at}).encode()
         while True:
             entry = await self._store.get(BUCKET, key)
@@ -162,11 +162,14 @@ class Queues:
         """
 
         async def remove() -> None:
-            await self._find(namespace, name)
+            check_name(name)
+            key = _key(namespace, name)
+            if await self._store.get(BUCKET, key) is None:
+                raise NotFound("there is no such queue")
             with contextlib.suppress(NotFound):  # an earlier removal went half the way
                 await self._queues.delete(namespace, name)
-            await self._store.delete(BUCKET, _key(namespace, name))
-            self._described.pop(_key(namespace, name), None)
+            await self._store.delete(BUCKET, key)
+            self._described.pop(key, None)
 
         return Deferred.fromCoroutine(remove())
 
@@ -205,6 +208,8 @@ class Queues:
             raise InvalidParameter("the message is not valid Unicode") from None
         if size > config.max_message_bytes:
             raise MessageTooLarge(f"the queue takes messages of at most {config.max_message_bytes} bytes")
+        if attributes and len(json.dumps(attributes)) > MAX_ATTRIBUTE_BYTES:
+            raise MessageTooLarge(f"attributes have at most {MAX_ATTRIBUTE_BYTES} bytes, written as ASCII JSON")
         message = QueueMessage(secrets.token_hex(16), raw, attributes)
         try:
             (sequence,) = await self._queues.send(namespace, name, [message])
@@ -299,5 +304,12 @@ class Queues:
 
 
 def _parse(key: str, value: bytes) -> QueueDescription:
-    members = json.loads(value)
-    return QueueDescription(key.split(".", 2)[2], QueueConfig.parse(members["config"]), int(members["created_at"]))
+    """Read a stored configuration.
+
+    :raises Conflict: if that is not possible: what a newer version promises of a queue, this one may not keep.
+    """
+    try:
+        members = json.loads(value)
+        return QueueDescription(key.split(".", 2)[2], QueueConfig.parse(members["config"]), int(members["created_at"]))
+    except (ValueError, LookupError, TypeError, AttributeError, InvalidParameter):
+        raise Conflict("the queue's configuration is of another version, or damaged") from None

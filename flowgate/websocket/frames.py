@@ -6,7 +6,6 @@ Pure: no Twisted, no clock.  What a peer sends can raise only :class:`~flowgate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from difflib import get_close_matches
 
 import attrs
@@ -14,7 +13,7 @@ import orjson
 
 from flowgate.errors import InvalidJson, InvalidParameter, MissingField, Refused
 from flowgate.message import Run
-from flowgate.payloads import from_json, members
+from flowgate.payloads import from_json, members, timestamp
 
 Id = str | int
 """How a client names a frame, to find its answer."""
@@ -239,16 +238,9 @@ def encode_run_with_meta(run: Run, full: bool, epoch: str) -> bytes:
         if run.sequences:
             meta += b',"id":"%b-%d"' % (epoch.encode(), run.sequences[index])
         if run.times:
-            meta += b',"ts":"%b"' % _timestamp(run.times[index]).encode()
+            meta += b',"ts":"%b"' % timestamp(run.times[index]).encode()
         frames.append(text_frame(b"%b%b%b}" % (head, members(payload), meta)))
     return b"".join(frames)
-
-
-def _timestamp(nanoseconds: int) -> str:
-    """RFC 3339, in UTC, to the millisecond."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    shown = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{shown}.{rest // 1_000_000:03d}Z"
 
 
 def _encode(frame: dict[str, object]) -> bytes:

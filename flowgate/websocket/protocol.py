@@ -225,6 +225,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             return
         was_open, self._state = self._state is _State.OPEN, state
         self._gateway.connections.remove(self)
+        self._gateway.cancel_when_drained(self._update_reading)
         if was_open:
             self._gateway.leave(self)
             for name in list(self._subscriptions):
@@ -479,13 +480,15 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def _update_reading(self) -> None:
         """Read on, or no further: a publisher is slowed down by what is not stored yet."""
+        if self._state is not _State.OPEN:
+            return
         gateway = self._gateway
         limit = gateway.limits.unacknowledged_messages
         full = self._owed > (limit if self._reading else limit // 2)
         read = not (full or gateway.congested or self._subscribing is not None or self._draining)
         if gateway.congested:
             gateway.when_drained(self._update_reading)
-        if read != self._reading and self._state is _State.OPEN:
+        if read != self._reading:
             self._reading = read
             (self.transport.resumeProducing if read else self.transport.pauseProducing)()
 
@@ -618,7 +621,7 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     @property
     def behind(self) -> bool:
-        return self._outbox.held > self._gateway.limits.subscriber_buffer_bytes // 2
+        return self._outbox.blocked
 
     @property
     def epoch(self) -> str:

@@ -167,11 +167,11 @@ class OutboundTests(SynchronousTestCase):
         session = self.session(window=2)
         self.assertEqual([one[1] for one in sent(session.deliver("t", numbers(1, 4), 1))], [b"1", b"2"])
         self.assertEqual((session.in_flight, session.waiting), (2, 2))
-        self.assertEqual(session.pump(), b"")
+        self.assertEqual(session.pump(1000), b"")
         session.acknowledged(Ack(Type.PUBACK, (1,)))
-        self.assertEqual(sent(session.pump()), [("t", b"3", 1, 3)])
+        self.assertEqual(sent(session.pump(1000)), [("t", b"3", 1, 3)])
         session.acknowledged(Ack(Type.PUBACK, (2, 3)))
-        self.assertEqual(sent(session.pump()), [("t", b"4", 1, 4)])
+        self.assertEqual(sent(session.pump(1000)), [("t", b"4", 1, 4)])
         self.assertEqual((session.in_flight, session.waiting), (1, 0))
 
     def test_window_of_qos_2(self) -> None:
@@ -179,9 +179,9 @@ class OutboundTests(SynchronousTestCase):
         session = self.session(window=1)
         session.deliver("t", numbers(1, 2), 2)
         session.acknowledged(Ack(Type.PUBREC, (1,)))
-        self.assertEqual(session.pump(), b"")
+        self.assertEqual(session.pump(1000), b"")
         session.acknowledged(Ack(Type.PUBCOMP, (1,)))
-        self.assertEqual(sent(session.pump()), [("t", b"2", 2, 2)])
+        self.assertEqual(sent(session.pump(1000)), [("t", b"2", 2, 2)])
 
     def test_nobody_overtakes(self) -> None:
         """[MQTT-4.6.0-6]: while others wait a new delivery waits behind them, though the window has room."""
@@ -189,7 +189,7 @@ class OutboundTests(SynchronousTestCase):
         session.deliver("t", numbers(1, 3), 1)
         session.acknowledged(Ack(Type.PUBACK, (1, 2)))
         self.assertEqual(session.deliver("t", [b"4"], 1), b"")
-        self.assertEqual([one[1] for one in sent(session.pump())], [b"3", b"4"])
+        self.assertEqual([one[1] for one in sent(session.pump(1000))], [b"3", b"4"])
 
     def test_pump_keeps_order(self) -> None:
         """Topics and qualities of service that take turns come out of the queue in the order they went in."""
@@ -197,7 +197,7 @@ class OutboundTests(SynchronousTestCase):
         went_in = [("a", b"1", 1), ("a", b"2", 2), ("b", b"3", 2), ("a", b"4", 1), ("a", b"5", 1), ("b", b"6", 1)]
         for topic, payload, qos in went_in:
             self.assertEqual(session.deliver(topic, [payload], qos, hold=True), b"")
-        came_out = sent(session.pump())
+        came_out = sent(session.pump(1000))
         self.assertEqual([one[:3] for one in came_out], went_in)
         self.assertEqual([one[3] for one in came_out], [1, 2, 3, 4, 5, 6])
 
@@ -206,7 +206,7 @@ class OutboundTests(SynchronousTestCase):
         session = self.session()
         self.assertEqual(session.deliver("t", numbers(1, 2), 1, hold=True), b"")
         self.assertEqual((session.in_flight, session.waiting), (0, 2))
-        self.assertEqual(len(sent(session.pump())), 2)
+        self.assertEqual(len(sent(session.pump(1000))), 2)
         self.assertEqual((session.in_flight, session.waiting), (2, 0))
 
     def test_hold_is_bounded(self) -> None:
@@ -242,7 +242,7 @@ class OutboundTests(SynchronousTestCase):
         session.deliver("t", [b""] * 65536, 1)
         self.assertEqual((session.in_flight, session.waiting), (65535, 1))
         session.acknowledged(Ack(Type.PUBACK, (777,)))
-        self.assertEqual([one[3] for one in sent(session.pump())], [777])
+        self.assertEqual([one[3] for one in sent(session.pump(1000))], [777])
 
     def test_full_of_messages(self) -> None:
         """More waiting messages than the bound are refused as a whole, and nothing of them is taken."""
@@ -350,7 +350,7 @@ class OutboundMachine(RuleBasedStateMachine):
 
     @rule()
     def pump(self) -> None:
-        self.see(self.session.pump())
+        self.see(self.session.pump(1000))
         assert not self.session.waiting or self.session.in_flight == self.WINDOW
 
     @precondition(lambda self: self.unacknowledged)
@@ -388,7 +388,7 @@ class OutboundMachine(RuleBasedStateMachine):
         """The client acknowledges all: then nothing is left behind, and everything came."""
         session = self.session
         while self.unacknowledged or session.waiting:
-            self.see(session.pump())
+            self.see(session.pump(1000))
             ones = tuple(one for one, (_, qos) in self.unacknowledged.items() if qos == 1)
             twos = tuple(one for one, (_, qos) in self.unacknowledged.items() if qos == 2)
             session.acknowledged(Ack(Type.PUBACK, ones))
