@@ -11,7 +11,6 @@ from flowgate.errors import ProtocolViolation
 from flowgate.message import Run
 from flowgate.topics import Topic
 
-QOS_HEADER = b"Flowgate-QoS"
 QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
 
 Place = Callable[[Message], tuple[int, int]]

@@ -140,7 +140,7 @@ class MqttProtocol(Protocol):
             self._refuse(violation)
         except Refused as refusal:
             # A PUBLISH that is not permitted or not possible has no negative answer in 3.1.1 ([MQTT-3.3.5-2]).
-            _log.info("MQTT client {client} closed: {code}", client=self._client, code=refusal.code)
+            _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=refusal.code)
             self._close()
         self._gateway.turn.flush()
 
@@ -159,7 +159,7 @@ class MqttProtocol(Protocol):
         return "" if self._connect is None else self._connect.client_id
 
     def _refuse(self, violation: ProtocolViolation) -> None:
-        _log.info("MQTT client {client} closed: {violation}", client=self._client, violation=violation)
+        _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
         if isinstance(violation, packets.UnacceptableProtocolLevel):
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
@@ -209,10 +209,10 @@ class MqttProtocol(Protocol):
             _log.info("an MQTT client did not send CONNECT in time")
             self.transport.abortConnection()
         elif now >= self._expires:
-            _log.info("MQTT client {client} closed: its token expired", client=self._client)
+            _log.info("MQTT client {client!r} closed: its token expired", client=self._client)
             self._close()
         elif self._silence and now - self._heard >= self._silence:
-            _log.info("MQTT client {client} closed: silent beyond its keep alive", client=self._client)
+            _log.info("MQTT client {client!r} closed: silent beyond its keep alive", client=self._client)
             self.transport.abortConnection()
         else:
             self._await_due(now)
@@ -350,7 +350,7 @@ class MqttProtocol(Protocol):
             _log.failure("an MQTT packet could not be carried out", failure)
             reason = Internal()
         if not self._closed:
-            _log.info("MQTT client {client} closed: {code}", client=self._client, code=reason.code)
+            _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=reason.code)
             self._close()  # 3.1.1 has no other way to say no; the client sends again when it is back
 
     def _update_reading(self) -> None:
@@ -385,7 +385,10 @@ class MqttProtocol(Protocol):
         if refused:
             count = codes.count(packets.FAILURE)
             _log.info(
-                "MQTT client {client}: {count} filters refused: {code}", client=self._client, count=count, code=refused
+                "MQTT client {client!r}: {count} filters refused: {code}",
+                client=self._client,
+                count=count,
+                code=refused,
             )
         reply = packets.suback(packet.packet_id, codes)
         ready = [one for one in waiting if not one.called]
@@ -476,7 +479,7 @@ class MqttProtocol(Protocol):
         """A client that is too slow is cut off: it costs nobody else anything."""
         if self._closed:
             return
-        _log.info("MQTT client {client} cut off: {why}", client=self._client, why=why)
+        _log.info("MQTT client {client!r} cut off: {why}", client=self._client, why=why)
         self._gateway.meter.add("clients_cut", "mqtt slow")
         self._leave()
         self.transport.abortConnection()
@@ -534,7 +537,7 @@ class MqttFactory(Factory):
         key = (home, client_id)
         old = self._clients.get(key)
         if old is not None:
-            _log.info("MQTT client {client} is taken over by another connection", client=client_id)
+            _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
             old._close()
         self._clients[key] = protocol
         self._names[protocol] = key

@@ -387,6 +387,26 @@ class ProtocolTests(SynchronousTestCase):
         # bob's full name is, for alice, a short name in her own namespace.
         self.assertEqual(peer.got(), [Suback(5, (1, 0x80, 0))])
 
+    def test_suback_waits(self) -> None:
+        """SUBACK comes once the subscription holds on all nodes; a client that left meanwhile costs nothing."""
+        held: list[Deferred[None]] = []
+
+        def attach(namespace: Namespace) -> Deferred[None]:
+            held.append(Deferred())
+            return held[-1]
+
+        self.patch(self.bus, "attach", attach)
+        self.patch(self.bus, "detach", lambda namespace: None)
+        staying, leaving = self.peer(), self.peer("l")
+        for peer in (staying, leaving):
+            peer.send(packets.subscribe(1, [("t", 0), ("u", 1)]))
+        leaving.lose()
+        for attached in held[1:]:
+            attached.callback(None)
+        self.assertEqual((staying.got(), leaving.got()), ([], []))
+        held[0].callback(None)
+        self.assertEqual((staying.got(), leaving.got()), ([Suback(1, (0, 1))], []))
+
     def test_malformed_filter(self) -> None:
         """[MQTT-4.7.1-2], [MQTT-4.7.1-3], [MQTT-4.7.3-1]: a malformed or empty filter closes the connection."""
         for filter_ in ("a#", "a/#/b", "a+", ""):
