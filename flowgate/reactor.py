@@ -22,6 +22,12 @@ _READ = 1
 _WRITE = 2
 _EVENTS_AT_ONCE = 512
 
+# Errors and hang-ups are found by reading and by writing, as asyncio has it.  (Only Linux has these names.)
+_EPOLLIN = getattr(select, "EPOLLIN", 0)
+_EPOLLOUT = getattr(select, "EPOLLOUT", 0)
+_READABLE = ~_EPOLLOUT
+_WRITABLE = ~_EPOLLIN
+
 
 class BatchingReactor(AsyncioSelectorReactor):
     """Watches file descriptors by an epoll object inside of asyncio's; only where there is epoll (Linux)."""
@@ -47,13 +53,12 @@ class BatchingReactor(AsyncioSelectorReactor):
             why: Any = None
             read = False
             try:
-                # An error or a hang-up is found by reading and writing, as asyncio has it.
                 if selectable.fileno() == -1:
                     why = ConnectionFdescWentAway("File descriptor lost")
-                elif wanted & _READ and event & ~select.EPOLLOUT:
+                elif wanted & _READ and event & _READABLE:
                     read = True
                     why = selectable.doRead()
-                if not why and event & ~select.EPOLLIN:
+                if not why and event & _WRITABLE:
                     found = watched.get(descriptor)
                     if found is not None and found[0] is selectable and found[1] & _WRITE:
                         read = False
@@ -148,7 +153,7 @@ class BatchingReactor(AsyncioSelectorReactor):
 
 
 def _mask(what: int) -> int:
-    return (select.EPOLLIN if what & _READ else 0) | (select.EPOLLOUT if what & _WRITE else 0)
+    return (_EPOLLIN if what & _READ else 0) | (_EPOLLOUT if what & _WRITE else 0)
 
 
 def install() -> None:

@@ -132,8 +132,10 @@ class MqttProtocol(Protocol):
         self._heard = self.factory.clock.seconds()
         try:
             for packet in self._decoder.feed(data):
-                check_allowed(self._state, packet)
-                self._take[type(packet)](self, packet)
+                kind = type(packet)
+                if kind is not Publish or self._state is not State.CONNECTED:
+                    check_allowed(self._state, packet)  # PUBLISH while connected, the usual case, always is
+                self._take[kind](self, packet)
                 if self._closed:
                     break
         except ProtocolViolation as violation:
@@ -285,7 +287,7 @@ class MqttProtocol(Protocol):
         gateway = self._gateway
         if packet.largest > gateway.limits.message_bytes:
             gateway.check_size(packet.largest)
-        gateway.meter.add("messages_in", "mqtt", packet.count)
+        self.factory.received.value += packet.count
         qos = packet.qos
         if not qos:
             run = Run(route.topic, count=packet.count, split=packet.payloads, ttl=route.age)
@@ -298,7 +300,7 @@ class MqttProtocol(Protocol):
             self._promise(gateway.publish_run(run), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
         else:
             self._publish_once(route, packet)
-        if gateway.congested:
+        if (qos or route.history) and gateway.congested:
             self._update_reading()
 
     def _publish_once(self, route: Route, packet: Publish) -> None:
@@ -439,7 +441,7 @@ class MqttProtocol(Protocol):
         if qos and run.qos:
             self._deliver_acknowledged(run, full, min(qos, run.qos))
         elif self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
-            self._gateway.meter.add("messages_out", "mqtt", run.count)
+            self.factory.sent.value += run.count
         else:
             self._gateway.meter.add("messages_dropped", "mqtt slow", run.count)
 
@@ -450,7 +452,7 @@ class MqttProtocol(Protocol):
         except QueueFull:
             self._cut("it does not acknowledge what it is sent")
             return
-        self._gateway.meter.add("messages_out", "mqtt", run.count)
+        self.factory.sent.value += run.count
         if data:
             self._send(data)
 
@@ -510,6 +512,8 @@ class MqttFactory(Factory):
         self.wheel = wheel
         self.clock = clock
         self.now = now
+        self.received = gateway.meter.counter("messages_in", "mqtt")
+        self.sent = gateway.meter.counter("messages_out", "mqtt")
         self._tokens = tokens
         self._clients: dict[tuple[Namespace, str], MqttProtocol] = {}
         self._names: dict[MqttProtocol, tuple[Namespace, str]] = {}
