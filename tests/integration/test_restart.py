@@ -71,7 +71,7 @@ class RestartTests(SynchronousTestCase):
         self.addCleanup(gateway.clean_up)
         return gateway.start()
 
-    def queue(self, token: str, verb: str, body: dict[str, object], queue: str = "work") -> Any:
+    def queue(self, token: str, verb: str, body: dict[str, object], queue: str = "jobs") -> Any:
         status, answer = self.gateway.request("POST", f"/api/v1/queues/{queue}/messages{verb}", body, token)
         self.assertIn(status, (200, 201), answer)
         return answer
@@ -99,7 +99,7 @@ class RestartTests(SynchronousTestCase):
             self.queue(token, "", {"body": f"job {number}"})
         deleted = self.queue(token, "/receive", {"max": 3, "visibility": 600})["messages"]
         for message in deleted:
-            path = f"/api/v1/queues/work/messages/{message['receipt']}"
+            path = f"/api/v1/queues/jobs/messages/{message['receipt']}"
             self.assertEqual(gateway.request("DELETE", path, token=token)[0], 204)
         under_way = self.queue(token, "/receive", {"max": 2, "visibility": 600})["messages"]
 
@@ -116,9 +116,9 @@ class RestartTests(SynchronousTestCase):
             self.assertEqual(texts(stream, 30), published[31:])
         self.assertEqual(gateway.request("GET", "/api/v1/queues/work", token=revoked)[0], 401)
         # A receipt from before is good, and what was in flight comes back when its receiver says so.
-        path = f"/api/v1/queues/work/messages/{under_way[0]['receipt']}"
+        path = f"/api/v1/queues/jobs/messages/{under_way[0]['receipt']}"
         self.assertEqual(gateway.request("DELETE", path, token=token)[0], 204)
-        path = f"/api/v1/queues/work/messages/{under_way[1]['receipt']}"
+        path = f"/api/v1/queues/jobs/messages/{under_way[1]['receipt']}"
         self.assertEqual(gateway.request("PATCH", path, {"visibility": 0}, token=token)[0], 204)
         left: list[str] = []
         while found := self.queue(token, "/receive", {"max": 10, "wait": 2, "visibility": 600})["messages"]:
