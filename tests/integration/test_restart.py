@@ -114,7 +114,7 @@ class RestartTests(SynchronousTestCase):
             self.assertEqual(texts(stream, 61), published)
         with gateway.events(token, "t", last=middle) as stream:
             self.assertEqual(texts(stream, 30), published[31:])
-        self.assertEqual(gateway.request("GET", "/api/v1/queues/work", token=revoked)[0], 401)
+        self.assertEqual(gateway.request("GET", "/api/v1/queues/jobs", token=revoked)[0], 401)
         # A receipt from before is good, and what was in flight comes back when its receiver says so.
         path = f"/api/v1/queues/jobs/messages/{under_way[0]['receipt']}"
         self.assertEqual(gateway.request("DELETE", path, token=token)[0], 204)
