@@ -162,16 +162,21 @@ class _Watch:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _follow(self, ready: asyncio.Future[None] | None) -> None:
-        watcher = await (await self._store.bucket(self._bucket)).watchall()
+        bucket = await self._store.bucket(self._bucket)
+        watcher = await bucket.watchall()
         seen: set[str] | None = set()
         try:
             async for entry in watcher:
-                if entry is not None:
+                complete = entry is not None and entry.delta == 0
+                if entry is None:
+                    # The end of what is there now.  nats-py may say so before the first entry, too early.
+                    complete = bool(seen) or (seen is not None and not (await bucket.status()).values)
+                else:
                     removed = entry.operation in (KV_DEL, KV_PURGE)
                     if seen is not None and not removed:
                         seen.add(entry.key)
                     self._take(entry.key, None if removed else entry.value or b"", entry.revision or 0)
-                elif seen is not None:
+                if complete and seen is not None:
                     # Markers of removed keys do not last for ever: what was not listed is gone.
                     for key in self._known.keys() - seen:
                         self._take(key, None, 0)
