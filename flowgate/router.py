@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run
-from flowgate.topics import FilterTree, Namespace, Topic
+from flowgate.topics import FilterTree, Namespace, Topic, has_wildcard
 
 _CACHED_TOPICS = 10_000
 """Topics of one namespace whose subscribers are remembered; when full the memory starts anew."""
@@ -117,7 +117,7 @@ class Router:
 
     @staticmethod
     def _forget(space: _Space, filter_: str) -> None:
-        if "+" in filter_ or "#" in filter_:
+        if has_wildcard(filter_):
             space.targets.clear()
         else:
             space.targets.pop(filter_, None)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.internet.interfaces import IPullProducer, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -51,6 +51,24 @@ class Turn:
                 except Exception:
                     # One connection's fault must not keep the others from being sent.
                     _log.failure("a connection could not be written to")
+
+
+class Flusher:
+    """Flushes a turn once what happens now has happened, for what is written piece by piece outside of a read."""
+
+    def __init__(self, turn: Turn, clock: IReactorTime) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._called = False
+
+    def soon(self) -> None:
+        if not self._called:
+            self._called = True
+            self._clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._called = False
+        self._turn.flush()
 
 
 @implementer(IPullProducer, IPushProducer)

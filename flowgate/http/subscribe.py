@@ -36,7 +36,7 @@ from flowgate.http.request import Request
 from flowgate.http.views import View, ViewKey, view_key, views
 from flowgate.interfaces import IFeed, IReader, ISubscriber
 from flowgate.message import Cursor, Run
-from flowgate.subscriber import Outbox, Turn
+from flowgate.subscriber import Flusher, Outbox
 from flowgate.timers import Wheel
 
 _log = Logger()
@@ -51,24 +51,6 @@ _HEADERS = (
     (b"Cache-Control", b"no-store"),
     (b"X-Accel-Buffering", b"no"),
 )
-
-
-class Flusher:
-    """Flushes the gateway's turn once what happens now has happened: readers are called run by run."""
-
-    def __init__(self, turn: Turn, clock: IReactorTime) -> None:
-        self._turn = turn
-        self._clock = clock
-        self._called = False
-
-    def soon(self) -> None:
-        if not self._called:
-            self._called = True
-            self._clock.callLater(0, self._flush)
-
-    def _flush(self) -> None:
-        self._called = False
-        self._turn.flush()
 
 
 @implementer(IReader)

@@ -41,7 +41,7 @@ from flowgate.errors import (
 from flowgate.gateway import Gateway, Interest, Route
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run, Stored
-from flowgate.subscriber import Outbox, Sink
+from flowgate.subscriber import Flusher, Outbox, Sink
 from flowgate.timers import Wheel
 from flowgate.websocket import frames
 from flowgate.websocket.frames import Auth, Id, Ping, Publish, Subscribe, Unsubscribe
@@ -617,7 +617,7 @@ class WebSocketConnection(WebSocketServerProtocol):
                 self._unsent = 0
                 self._gateway.turn.flush()
             else:
-                self.factory.flush_soon()
+                self.factory.flusher.soon()
 
     @property
     def behind(self) -> bool:
@@ -652,7 +652,7 @@ class WebSocketFactory(WebSocketServerFactory):
         self.clock = clock
         self.now = now
         self._tokens = tokens
-        self._flushing = False
+        self.flusher = Flusher(gateway.turn, clock)
         # JSON may need two bytes for one; then there are the names around it.
         largest = gateway.limits.message_bytes * 2 + 4096
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
@@ -696,13 +696,3 @@ class WebSocketFactory(WebSocketServerFactory):
         if len(given) > 1:
             raise InvalidParameter("give one token, in the query or in the Authorization header")
         return self.verify(given[0])
-
-    def flush_soon(self) -> None:
-        """Flush the gateway's turn in the reactor's next one, once for all that is written until then."""
-        if not self._flushing:
-            self._flushing = True
-            self.clock.callLater(0, self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        self.gateway.turn.flush()
