@@ -5,13 +5,23 @@ Every implementation of an interface here passes the same contract tests (``test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from flowgate.errors import Refused
-from flowgate.message import Cursor, Entry, QueueMessage, QueueStats, Received, Run, Stored
+from flowgate.message import (
+    Backlog,
+    Cursor,
+    Entry,
+    QueueMessage,
+    QueueStats,
+    Received,
+    RetainedPage,
+    Run,
+    Stored,
+)
 from flowgate.topics import Namespace, Topic
 
 
@@ -59,6 +69,22 @@ class IFeed(Interface):
 
     def stop() -> None:
         """Give no more, from now on; a second call does nothing."""
+
+
+class IFilteredFeed(IFeed):
+    """A running read of the acknowledged messages on several filters, as :meth:`IBus.follow_filters` starts it."""
+
+    def add(filter_: str) -> Deferred[int]:
+        """Read one more filter of the same namespace, from now on.
+
+        :param filter_: a valid filter; one that is read already stays as it is.
+        :returns: a Deferred of a sequence (int), fired once every matching message stored from now on will be given;
+            what has this sequence or a lower one was stored before the call.
+        :raises BusUnavailable: through the Deferred; the filter is not read then.
+        """
+
+    def discard(filter_: str) -> None:
+        """Read a filter no longer; one that is not read changes nothing."""
 
 
 class IBusListener(Interface):
@@ -147,6 +173,130 @@ class IBus(Interface):
         :param limit: at most so many messages.
         :returns: a Deferred of a list of :class:`Run` in stream order.
         """
+
+    def follow_filters(
+        namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None = None
+    ) -> Deferred[IFilteredFeed]:
+        """Read the acknowledged messages on any of several filters, in stream order, each once, as :meth:`follow` does.
+
+        Unacknowledged messages (QoS 0) that history holds are not among them.
+
+        :param filters: valid filters inside ``namespace``; may be none yet.
+        :param after: as in :meth:`follow`.
+        :returns: a Deferred of :class:`IFilteredFeed`, fired once the reading has begun.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def backlog(
+        namespace: Namespace, filters: Iterable[str], after: Cursor, messages: int, size: int
+    ) -> Deferred[Backlog]:
+        """Find from where on no more than so much waits for a reader of :meth:`follow_filters`.
+
+        :param after: the reader's cursor; of another epoch, or sequence 0, means from the beginning.
+        :param messages: at most so many.
+        :param size: at most so many bytes of payload.
+        :returns: a Deferred of :class:`Backlog`.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def fetch(sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        """Read stored messages by their places.
+
+        :returns: a Deferred of runs of one message each, by sequence; what is no longer there is missing.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+
+class IRetained(Interface):
+    """The retained messages: the last one of each topic that was published with that wish (MQTT 3.1.1 section 3.3.1.3)."""
+
+    def put(topic: Topic, payload: bytes, qos: int, ttl: int | None = None) -> Deferred[None]:
+        """Keep a message as the retained one of its topic; an empty payload removes what is kept ([MQTT-3.3.1-10]).
+
+        Calls of one node take effect in the order in which they are made.
+
+        :param qos: 0 to 2, as it was published.
+        :param ttl: seconds after which it is forgotten, or ``None`` for never.
+        :returns: a Deferred of ``None``, fired once it is stored.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def page(namespace: Namespace, filter_: str, after: int = 0) -> Deferred[RetainedPage]:
+        """Read a page of the retained messages whose topic matches ``filter_``.
+
+        :param after: 0, or :attr:`RetainedPage.after` of the page before.
+        :returns: a Deferred of :class:`RetainedPage`; at most 1,000 messages or 256 KiB, and one message at least.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+
+class IGroupMember(Interface):
+    """One member of a group that shares a subscription."""
+
+    def take(run: Run, handles: Sequence[str]) -> None:
+        """Take messages that no other member gets, unless this one gives them back; never raise.
+
+        :param run: no more messages than were asked for and not yet given.
+        :param handles: for each message what :meth:`IMembership.done` needs.
+        """
+
+    def lost(reason: Refused) -> None:
+        """Learn that the membership has ended by itself."""
+
+
+class IMembership(Interface):
+    """A place in a group, as :meth:`IGroups.join` gives it."""
+
+    def ask(count: int) -> None:
+        """Be ready for ``count`` messages more."""
+
+    def done(handles: Sequence[str]) -> None:
+        """Say that messages were delivered: nobody will be given them again."""
+
+    def leave() -> None:
+        """End the membership; what was given and is not done is given to other members at once."""
+
+
+class IGroups(Interface):
+    """Shared subscriptions: every message on a filter is given to one member of a group, on any node."""
+
+    def join(namespace: Namespace, group: str, filter_: str, member: IGroupMember) -> Deferred[IMembership]:
+        """Become a member.  The group begins with its first member: it has the messages that are stored from then on.
+
+        :param group: any text without ``/``, ``+``, ``#``; private to the namespace and the filter.
+        :returns: a Deferred of :class:`IMembership`, fired once every message from now on is given to some member.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def wants(topic: Topic) -> bool:
+        """Whether some group of any node may want messages on ``topic``: then also unacknowledged ones are stored."""
+
+
+class IPeers(Interface):
+    """The other nodes of this gateway: small messages between them, by core NATS."""
+
+    node: str = Attribute("The name of this node; another one after every start.")
+
+    def answer(verb: str, handler: Callable[[bytes], Deferred[bytes]]) -> None:
+        """Have ``handler`` called with each question under ``verb``; what its Deferred fires is the answer.
+
+        A Deferred that fails leaves the question without an answer.
+        """
+
+    def ask(node: str, verb: str, payload: bytes = b"", timeout: float = 5.0) -> Deferred[bytes]:
+        """Ask another node.
+
+        :param timeout: seconds.
+        :returns: a Deferred of the answer (bytes).
+        :raises NotFound: through the Deferred, at once, if no such node is connected to the bus.
+        :raises BusUnavailable: through the Deferred, if the bus is away or there is no answer in time.
+        """
+
+    def tell(verb: str, payload: bytes) -> None:
+        """Tell all other nodes something; whether it arrives is not known."""
+
+    def hear(verb: str, handler: Callable[[bytes], None]) -> None:
+        """Have ``handler`` called with what other nodes :meth:`tell` under ``verb``."""
 
 
 class IQueues(Interface):

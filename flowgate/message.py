@@ -63,9 +63,24 @@ class Run:
     :ivar recorded: whether history holds (or will hold) the run, so that readers of history see it there.
     :ivar sequences: the places in the stream, one per message; empty if the run did not come from the stream.
     :ivar times: when each message was stored, in nanoseconds since 1970 UTC; empty if unknown.
+    :ivar retain: whether the publisher asked for the last message to be kept as the topic's retained one.
+    :ivar message_ids: one for each message, against a repetition within 5 minutes; empty if there are none.
     """
 
-    __slots__ = ("_payloads", "_split", "_wires", "count", "qos", "recorded", "sequences", "times", "topic", "ttl")
+    __slots__ = (
+        "_payloads",
+        "_split",
+        "_wires",
+        "count",
+        "message_ids",
+        "qos",
+        "recorded",
+        "retain",
+        "sequences",
+        "times",
+        "topic",
+        "ttl",
+    )
 
     def __init__(
         self,
@@ -79,6 +94,8 @@ class Run:
         recorded: bool = False,
         sequences: Sequence[int] = (),
         times: Sequence[int] = (),
+        retain: bool = False,
+        message_ids: Sequence[str] = (),
     ) -> None:
         """Make a run of ``payloads``, or of ``count`` messages whose payloads ``split`` finds when needed."""
         self.topic = topic
@@ -87,6 +104,8 @@ class Run:
         self.recorded = recorded
         self.sequences = sequences
         self.times = times
+        self.retain = retain
+        self.message_ids = message_ids
         self.count = len(payloads) if payloads is not None else (count or 0)
         self._payloads = payloads
         self._split = split
@@ -124,10 +143,35 @@ class Run:
             recorded=self.recorded,
             sequences=self.sequences[-keep:],
             times=self.times[-keep:],
+            retain=self.retain,
         )
 
     def __repr__(self) -> str:
         return f"<Run {self.count} on {self.topic.shown(True)} qos={self.qos}>"
+
+
+@attrs.frozen(slots=True)
+class Backlog:
+    """What waits for a reader that was away, within its bounds.
+
+    :ivar after: read what lies behind this place.
+    :ivar dropped: matching messages between the reader's own cursor and ``after``: the oldest, which it will not get.
+    """
+
+    after: Cursor
+    dropped: int
+
+
+@attrs.frozen(slots=True)
+class RetainedPage:
+    """A part of the retained messages that match a filter.
+
+    :ivar runs: of one message each, ``retain`` set.
+    :ivar after: give this to read the next page; ``None`` behind the last one.
+    """
+
+    runs: list[Run]
+    after: int | None
 
 
 @attrs.frozen(slots=True)
