@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from flowgate.bus.connection import Server
-from flowgate.bus.link import Link
+from flowgate.bus.link import Link, NoResponders
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, StartError
 
@@ -278,6 +278,12 @@ class LinkTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(answered)[4], b"ok")
         self.assertEqual(len(self.reactor.getDelayedCalls()), 1)  # the next PING
 
+    def test_request_with_headers(self) -> None:
+        """A request may carry a block of headers."""
+        transport = self.started()
+        self.link.request("ask", b"ab", head=b"NATS/1.0\r\nA: b\r\n\r\n").addErrback(lambda _: None)
+        self.assertRegex(transport.value(), rb"HPUB ask \S+ 18 20\r\nNATS/1.0\r\nA: b\r\n\r\nab\r\n")
+
     def test_request_without_answer(self) -> None:
         """A request fails after its time, when nobody listens, and when the link is lost."""
         transport = self.started()
@@ -288,7 +294,7 @@ class LinkTests(SynchronousTestCase):
         nobody = self.link.request("ask", b"")
         reply = transport.value().split()[2]
         self.protocol.dataReceived(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % reply)
-        self.failureResultOf(nobody, BusUnavailable)
+        self.failureResultOf(nobody, NoResponders)
         lost = self.link.request("ask", b"")
         self.lose()
         self.failureResultOf(lost, BusUnavailable)
@@ -317,6 +323,43 @@ class LinkTests(SynchronousTestCase):
         self.link.open_inbox("a", lambda _: None, lambda: told.append("inbox"))
         self.lose()
         self.assertEqual(told, ["up", "down", "request", "inbox"])
+
+    def test_drain(self) -> None:
+        """A subscription that is drained gives what the server sent before it knew, and is not made again."""
+        transport = self.started()
+        seen: list[Message] = []
+        key = self.link.subscribe("a", seen.extend)
+        transport.clear()
+        self.link.drain(key)
+        self.assertEqual(transport.value(), b"UNSUB 2\r\nPING\r\n")
+        self.protocol.dataReceived(b"MSG a 2 1\r\n1\r\nPONG\r\n")
+        self.protocol.dataReceived(b"MSG a 2 1\r\n2\r\n")
+        self.assertEqual([message[4] for message in seen], [b"1"])
+        self.link.drain(key)
+        other = self.link.subscribe("b", seen.extend)
+        self.link.drain(other)
+        self.lose()
+        self.link.drain(self.link.subscribe("c", seen.extend))
+        self.reactor.advance(1)
+        transport = self.accept()
+        self.reactor.advance(0)
+        self.assertNotRegex(transport.value(), rb"SUB [abc] ")
+
+    def test_listeners(self) -> None:
+        """Further listeners are told of connections that come and go, after the owner."""
+        told = self.owner.told
+
+        class Listener:
+            def link_up(self) -> None:
+                told.append("listener up")
+
+            def link_down(self) -> None:
+                told.append("listener down")
+
+        self.link.add_listener(Listener())
+        self.started()
+        self.lose()
+        self.assertEqual(told, ["up", "listener up", "down", "listener down"])
 
     def test_stop(self) -> None:
         """A stopped link has nothing left in the reactor, whatever state it was in."""

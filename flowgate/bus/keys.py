@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from flowgate.errors import InvalidParameter
+
+MARKER_SECONDS: Final = 24 * 3600
+"""How long the bus remembers that a key was removed; a watch that was away for longer compares all keys anyway."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _KEY = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_.-]{0,198}[A-Za-z0-9_-])?\Z")

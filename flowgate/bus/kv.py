@@ -9,20 +9,18 @@ from typing import Final
 
 import nats.js.errors
 from nats.aio.client import Client
-from nats.js.api import KeyValueConfig, StorageType
-from nats.js.kv import KV_DEL, KV_PURGE, KeyValue
+from nats.js.api import Header, KeyValueConfig, StorageType
+from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from flowgate.bus.bridge import REQUEST_SECONDS, IConnectionListener, NatsConnection, to_deferred
-from flowgate.bus.keys import check_key
-from flowgate.errors import BusUnavailable
+from flowgate.bus.keys import MARKER_SECONDS, check_key
+from flowgate.errors import BusUnavailable, Conflict
 from flowgate.interfaces import IStore
 from flowgate.message import Entry
 
-_MARKER_SECONDS: Final = 24 * 3600
-"""How long the bus remembers that a key was removed; a watch that was away for longer compares all keys anyway."""
 _RETRY_SECONDS: Final = 0.5
 
 Changed = Callable[[str, "bytes | None"], None]
@@ -85,13 +83,27 @@ class JetStreamStore:
 
         return to_deferred(self._connection.guard(put()))
 
-    def delete(self, bucket: str, key: str) -> Deferred[None]:
+    def delete(self, bucket: str, key: str, revision: int | None = None) -> Deferred[None]:
         async def delete() -> None:
             check_key(bucket, key)
             entries = await self.bucket(bucket)
             with contextlib.suppress(nats.js.errors.KeyNotFoundError):
-                await entries.get(key)  # so that removing what is not there leaves no marker
-                await entries.purge(key, msg_ttl=_MARKER_SECONDS)
+                entry = await entries.get(key)  # so that removing what is not there leaves no marker
+                if revision is None:
+                    await entries.purge(key, msg_ttl=MARKER_SECONDS)
+                elif entry.revision != revision:
+                    raise Conflict("the entry was changed by somebody else")
+                else:
+                    # nats-py's purge knows no revision, its delete no time to live.
+                    await self._connection.client.jetstream(timeout=REQUEST_SECONDS).publish(
+                        f"$KV.{bucket}.{key}",
+                        headers={
+                            Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision),
+                            Header.ROLLUP: "sub",
+                            KV_OP: KV_PURGE,
+                        },
+                        msg_ttl=MARKER_SECONDS,
+                    )
 
         return to_deferred(self._connection.guard(delete()))
 

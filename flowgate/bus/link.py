@@ -31,20 +31,28 @@ from flowgate.errors import BusUnavailable, ProtocolViolation, StartError
 _RANDOM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+class NoResponders(BusUnavailable):
+    """Nobody listens on the subject of a request: what it names does not exist, or has no leader now."""
+
+
 class Handler(Protocol):
     """Takes the messages that one read brought for one subscription, or for several that share the handler."""
 
     def __call__(self, messages: list[Message], /) -> None: ...
 
 
-class ILinkOwner(Protocol):
-    """Who is told what becomes of a link."""
+class ILinkListener(Protocol):
+    """Who is told that connections come and go."""
 
     def link_up(self) -> None:
         """A connection stands, and every subscription is in force on it."""
 
     def link_down(self) -> None:
         """The connection is lost; whatever had no answer yet gets none."""
+
+
+class ILinkOwner(ILinkListener, Protocol):
+    """Who is told what becomes of a link."""
 
     def link_drained(self) -> None:
         """:attr:`Link.congested` went back to false."""
@@ -104,6 +112,7 @@ class Link:
         if not self._servers:
             raise StartError("at least one NATS URL is needed")
         self._owner = owner
+        self._listeners: list[ILinkListener] = []
         self._name = name
         self._tls = tls
         self._connect_seconds = connect_seconds
@@ -148,6 +157,10 @@ class Link:
         if not self._congested and self._standing is not None:
             self._congested = self._standing.buffered > self._congested_bytes
         return self._congested
+
+    def add_listener(self, listener: ILinkListener) -> None:
+        """Tell ``listener`` too of connections that come and go, after the owner."""
+        self._listeners.append(listener)
 
     def start(self) -> None:
         """Begin to connect, and go on until :meth:`stop`."""
@@ -224,6 +237,8 @@ class Link:
         self._cancel_pinging()
         self._pinging = self.reactor.callLater(self._ping_seconds, self._keep_alive)
         self._owner.link_up()
+        for listener in self._listeners:
+            listener.link_up()
 
     def connection_lost(self, connection: Connection, reason: str) -> None:
         self._connection = self._connector = None  # first of all: those told below may stop the link
@@ -234,6 +249,8 @@ class Link:
             self._congested = False
             # Before anybody else: who learns that a request is lost may try something new at once.
             self._owner.link_down()
+            for listener in self._listeners:
+                listener.link_down()
             # One by one: who learns of one may take back others.
             while self._requests:
                 self._requests.pop(next(iter(self._requests))).errback(BusUnavailable(AWAY))
@@ -323,6 +340,14 @@ class Link:
             if self._standing is not None:
                 self._standing.write(wire.unsubscribe(int(key)))
 
+    def drain(self, key: bytes) -> None:
+        """End a subscription, but hand out what the server has sent before it learns of that."""
+        subscription = self._subscriptions.get(key)
+        self.unsubscribe(key)
+        if subscription is not None and self._standing is not None:
+            self._handlers[key] = subscription[1]
+            self._standing.fence().addBoth(lambda _: self._handlers.pop(key, None))
+
     def token(self) -> str:
         """A new name below :attr:`inbox`, unique among all links of all nodes."""
         self._next_token += 1
@@ -341,11 +366,13 @@ class Link:
         self._inboxes.pop(token.encode(), None)
         self._losers.pop(token, None)
 
-    def request(self, subject: str, payload: bytes, *, timeout: float = 5.0) -> Deferred[Message]:
+    def request(self, subject: str, payload: bytes, *, head: bytes = b"", timeout: float = 5.0) -> Deferred[Message]:
         """Ask, and wait for one answer.
 
+        :param head: a block of headers, or nothing.
         :param timeout: seconds.
-        :raises BusUnavailable: through the Deferred, if there is none in time or nobody to ask.
+        :raises NoResponders: through the Deferred, if nobody listens on ``subject``.
+        :raises BusUnavailable: through the Deferred, if the link is or gets lost, or there is no answer in time.
         """
         token = self.token()
         key = token.encode()
@@ -362,7 +389,7 @@ class Link:
             return result
 
         answered.addBoth(settle)
-        self._standing.write(wire.publish(subject.encode(), payload, f"{self.inbox}.{token}".encode()))
+        self._standing.write(wire.publish(subject.encode(), payload, f"{self.inbox}.{token}".encode(), head))
         return answered
 
     def _forget(self, key: bytes) -> None:
@@ -391,6 +418,10 @@ class Link:
             self._guarded(handler, bucket)
         self._owner.link_settled()
 
+    def settled(self) -> None:
+        """Have sent what came of Deferreds that were fired without the link having brought anything."""
+        self._owner.link_settled()
+
     def _guarded(self, handler: Handler, messages: list[Message]) -> None:
         try:
             handler(messages)
@@ -410,7 +441,7 @@ class Link:
             waiting = self._requests.pop(token, None)
             if waiting is not None:
                 if wire.status(bucket[0][3]) == 503:
-                    waiting.errback(BusUnavailable("JetStream is not available on the NATS server"))
+                    waiting.errback(NoResponders("JetStream is not available on the NATS server"))
                 else:
                     waiting.callback(bucket[0])
                 continue

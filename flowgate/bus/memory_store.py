@@ -51,14 +51,19 @@ class MemoryStore:
         found.tell(key, value)
         return found.revision
 
-    def delete(self, bucket: str, key: str) -> Deferred[None]:
-        return maybeDeferred(self._delete, bucket, key)
+    def delete(self, bucket: str, key: str, revision: int | None = None) -> Deferred[None]:
+        return maybeDeferred(self._delete, bucket, key, revision)
 
-    def _delete(self, bucket: str, key: str) -> None:
+    def _delete(self, bucket: str, key: str, revision: int | None) -> None:
         found = self._find(bucket, key)
-        if found.entries.pop(key, None) is not None:
-            found.revision += 1
-            found.tell(key, None)
+        old = found.entries.get(key)
+        if old is None:
+            return
+        if revision is not None and revision != old.revision:
+            raise Conflict("the entry was changed by somebody else")
+        del found.entries[key]
+        found.revision += 1
+        found.tell(key, None)
 
     def watch(self, bucket: str, changed: Callable[[str, bytes | None], None]) -> Deferred[Callable[[], None]]:
         found = self._find(bucket, "x")

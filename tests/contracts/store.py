@@ -117,6 +117,28 @@ class StoreContract:
         """Removing what is not there is no error."""
         await self.store.delete("B", "k")
 
+    async def test_delete_at_revision(self) -> None:
+        """A removal that names the entry's revision succeeds; nothing is left, and it may be written again."""
+        await self.store.put("B", "k", b"1")
+        revision = await self.store.put("B", "k", b"2")
+        await self.store.delete("B", "k", revision)
+        self.assertIsNone(await self.store.get("B", "k"))
+        await self.store.put("B", "k", b"3", 0)
+
+    async def test_delete_at_old_revision(self) -> None:
+        """A removal that names an older revision is refused and removes nothing."""
+        first = await self.store.put("B", "k", b"1")
+        second = await self.store.put("B", "k", b"2")
+        await self.assertFailure(self.store.delete("B", "k", first), Conflict)
+        self.assertEqual(await self.store.get("B", "k"), Entry(b"2", second))
+
+    async def test_delete_at_revision_of_nothing(self) -> None:
+        """Removing at a revision what is not there, or not any more, is no error."""
+        await self.store.delete("B", "k", 7)
+        revision = await self.store.put("B", "k", b"1")
+        await self.store.delete("B", "k", revision)
+        await self.store.delete("B", "k", revision)
+
     async def test_bad_keys(self) -> None:
         """A key outside the alphabet, with a dot at an end, empty, or too long is refused."""
         for key in ("", ".a", "a.", "a..b", "a b", "a*", ">", "a/b", "ä", "k" * 201, "a\n"):
