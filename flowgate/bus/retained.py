@@ -1,0 +1,204 @@
+"""The retained messages: a stream that holds the last one of each topic.
+
+They are found by the server's index of subjects, however many there are: the last messages of up to 1,024 subjects
+that match a filter by one request, more of them page by page.  A removal is an empty message that goes by itself after
+some minutes and is passed over in reading: until then it says that what comes before it in history is not to be kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from flowgate.bus import wire
+from flowgate.bus.grouping import Grouper, fetched_at, fetched_subject
+from flowgate.bus.keeper import QOS, Keeper, Presence, place_of
+from flowgate.bus.link import Link, NoResponders, decode_json
+from flowgate.bus.names import RETAINED, filter_subject, subject_topic, topic_subject
+from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, TooMuchAtOnce, all_of, fetch
+from flowgate.bus.stream import StreamSettings
+from flowgate.bus.wire import Message
+from flowgate.errors import BusUnavailable
+from flowgate.interfaces import IRetained
+from flowgate.message import Cursor, RetainedPage, Run
+from flowgate.topics import Namespace, Topic
+
+_PAGES_AT_ONCE = 32
+_FETCHES_AT_ONCE = 64
+_LATE_SECONDS = 0.05
+_LATE_LOOKS = 40  # after so many the replica that answers is too far behind
+_T = TypeVar("_T")
+
+
+@attrs.frozen(slots=True)
+class RetainedSettings(StreamSettings):
+    """What the stream keeps: one message per topic, for ever."""
+
+    name: str = "FG_RETAINED"
+    per_topic: int = 1
+    max_age: int = 0
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "subjects": [f"fg.{RETAINED}.>"],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_msgs_per_subject": self.per_topic,
+            "num_replicas": self.replicas,
+            "allow_direct": True,
+            "allow_msg_ttl": True,
+        }
+
+
+def _run(subject: bytes, head: bytes, payload: bytes, sequence: int, time: int) -> Run:
+    _, topic = subject_topic(subject)
+    qos = wire.header(head, QOS)
+    return Run(
+        topic,
+        [payload],
+        qos=int(qos) if qos in (b"1", b"2") else 0,
+        sequences=[sequence],
+        times=[time],
+        retain=True,
+    )
+
+
+def _fetched(message: Message) -> Run:
+    return _run(fetched_subject(message), message[3], message[4], *fetched_at(message))
+
+
+@implementer(IRetained)
+class JetStreamRetained:
+    """:class:`IRetained` over a stream of its own, on the connection of the topics."""
+
+    def __init__(self, reactor: Any, link: Link, *, replicas: int = 1) -> None:
+        """Describe the store; the stream is made when it is needed first.
+
+        :param reactor: IReactorTime.
+        :param replicas: servers that hold each message.
+        """
+        self._reactor = reactor
+        self._link = link
+        self._settings = RetainedSettings(replicas=replicas)
+        self._presence = Presence(link, self._settings)
+        self._history = History(reactor, link, self._settings, Grouper())
+        self._keeper = Keeper(reactor, link, self._settings.name, self._presence)
+        # However many readers begin at once: the others wait for their turn, not in the server's queues.
+        self._pages = DeferredSemaphore(_PAGES_AT_ONCE)
+
+    def put(
+        self, topic: Topic, payload: bytes, qos: int, ttl: int | None = None, place: Cursor | None = None
+    ) -> Deferred[None]:
+        return self._keeper.put(topic_subject(RETAINED, topic), payload, qos, ttl, place)
+
+    async def _there(self, read: Callable[[], Awaitable[_T]]) -> _T:
+        """What ``read`` gives, once the stream is there."""
+        await self._presence.ensure()
+        try:
+            return await read()
+        except NoResponders:
+            self._presence.there = False
+            await self._presence.ensure()
+            return await read()
+
+    # -- pages
+
+    def page(
+        self, namespace: Namespace, filter_: str, after: int = 0, limit: int = PAGE_MESSAGES
+    ) -> Deferred[RetainedPage]:
+        return Deferred.fromCoroutine(self._page(filter_subject(RETAINED, namespace, filter_), after, limit))
+
+    async def _page(self, subject: str, after: int, limit: int) -> RetainedPage:
+        late = 0
+
+        async def read() -> tuple[list[Message], bool]:
+            return await self._pages.run(self._read, subject, after, min(limit, PAGE_MESSAGES))
+
+        while True:
+            messages, more = await self._there(read)
+            runs: list[Run] = []
+            places: list[Cursor | None] = []
+            for message in messages:
+                if message[4]:
+                    runs.append(_fetched(message))
+                    places.append(place_of(message[3]))
+            if messages:
+                after, _ = fetched_at(messages[-1])
+            if not more and self._settings.replicas > 1:
+                more = await self._history.following(subject, after) > 0
+                if more and not messages:  # a replica that lags behind has answered
+                    late += 1
+                    if late > _LATE_LOOKS:
+                        raise BusUnavailable("a replica of the retained messages is far behind")
+                    await deferLater(self._reactor, _LATE_SECONDS)
+            if runs or not more:
+                return RetainedPage(runs, after if more else None, places)
+
+    def _read(self, subject: str, after: int, limit: int) -> Deferred[tuple[list[Message], bool]]:
+        return Deferred.fromCoroutine(self._read_now(subject, after, limit))
+
+    async def _read_now(self, subject: str, after: int, limit: int) -> tuple[list[Message], bool]:
+        body: dict[str, object] = {"batch": limit, "max_bytes": PAGE_BYTES}
+        if not after and ("*" in subject or ">" in subject):
+            # By the index of subjects, at a cost that depends on what matches: looking for the next match of a
+            # wildcard goes through all that others keep.
+            try:
+                messages, more = await self._fetch({**body, "multi_last": [subject]})
+            except TooMuchAtOnce:
+                pass
+            else:
+                if _whole(messages, more):
+                    return messages, more
+        return await self._fetch({**body, "seq": after + 1, "next_by_subj": subject})
+
+    def _fetch(self, body: dict[str, object]) -> Deferred[tuple[list[Message], bool]]:
+        return fetch(self._reactor, self._link, self._settings.name, body)
+
+    # -- single messages
+
+    def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        return Deferred.fromCoroutine(self._fetch_all(sequences))
+
+    async def _fetch_all(self, sequences: Sequence[int]) -> dict[int, Run]:
+        wanted = list(dict.fromkeys(sequence for sequence in sequences if sequence > 0))
+        found: dict[int, Run] = {}
+        for start in range(0, len(wanted), _FETCHES_AT_ONCE):
+            some = wanted[start : start + _FETCHES_AT_ONCE]
+            runs = await all_of([Deferred.fromCoroutine(self._one(sequence)) for sequence in some])
+            found.update((at, run) for at, run in zip(some, runs, strict=True) if run is not None)
+        return found
+
+    async def _one(self, sequence: int) -> Run | None:
+        """One message, or ``None`` if it is not there or a removal."""
+        name, body = self._settings.name, json.dumps({"seq": sequence}).encode()
+        message = await self._there(lambda: self._link.request(f"$JS.API.DIRECT.GET.{name}", body))
+        status = wire.status(message[3])
+        if not status:
+            return _fetched(message) if message[4] else None
+        if status != 404:
+            raise BusUnavailable(f"reading a retained message was refused with status {status}")
+        if self._settings.replicas == 1:
+            return None
+        # A replica that lags behind may have answered.
+        stored = decode_json(await self._link.request(f"$JS.API.STREAM.MSG.GET.{name}", body)).get("message")
+        if stored is None:
+            return None
+        head, payload = (base64.b64decode(stored.get(part, "")) for part in ("hdrs", "data"))
+        time = wire.nanoseconds(stored["time"].encode())
+        return _run(stored["subject"].encode(), head, payload, sequence, time) if payload else None
+
+
+def _whole(messages: list[Message], more: bool) -> bool:
+    """Whether an answer of last messages lacks none: each says how many follow it."""
+    if more or not messages:
+        return True
+    return int(wire.header(messages[0][3], b"Nats-Num-Pending") or b"-1") == len(messages) - 1
