@@ -18,6 +18,9 @@ from flowgate.errors import InvalidParameter, InvalidTopic
 MAX_NAME_BYTES = 512
 """Longest topic name or filter, in bytes of UTF-8."""
 
+RESERVED = "$SYS"
+"""The first level of the topics on which the gateway itself speaks, in every namespace."""
+
 _LABEL = re.compile(r"[a-z0-9-]{1,32}\Z")
 _V = TypeVar("_V")
 
@@ -116,6 +119,11 @@ def check_filter(text: str) -> None:
                 raise InvalidTopic("'#' must stand alone in the last level of a filter")
             if "+" in level and level != "+":
                 raise InvalidTopic("'+' must stand alone in its level of a filter")
+
+
+def is_reserved(text: str) -> bool:
+    """Whether a topic is the gateway's own, or a filter reaches such topics ([MQTT-4.7.2-1]: not by a wildcard)."""
+    return text == RESERVED or text.startswith(RESERVED + "/")
 
 
 def has_wildcard(text: str) -> bool:

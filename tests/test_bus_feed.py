@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus.feed import FEED_MESSAGES, Feed
-from flowgate.bus.reading import Page
+from flowgate.bus.reading import Page, SubjectSource
 from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.errors import BusUnavailable
 from flowgate.message import Cursor, Run
@@ -15,6 +15,7 @@ from flowgate.topics import Topic
 from tests.contracts.topics import SHOP, Reader, numbered
 
 TOPIC = Topic(SHOP, "a")
+SUBJECT = "fg.*.alice.shop.-.>"
 STATE = StreamState("now", 1, 1000, False)
 
 
@@ -46,12 +47,11 @@ class FakeHistory:
     async def full_firsts(self, subject: str) -> dict[str, int]:
         return self.firsts
 
-    async def newer(self, subject: str, after: int) -> bool:
-        return self.ahead.pop(0)
+    async def following(self, subject: str, after: int) -> int:
+        return after + 1 if self.ahead.pop(0) else 0
 
 
 class FakeTail:
-    subject = "fg.*.alice.shop.-.>"
     last = 1000
 
     def __init__(self) -> None:
@@ -88,13 +88,14 @@ class FeedTests(SynchronousTestCase):
         self.tail = FakeTail()
         self.reader = Reader(appetite)
         cursor = after or Cursor("now", 10)
-        self.feed = Feed(self.feeds, self.tail, self.reader, cursor.sequence)  # type: ignore[arg-type]
+        source = SubjectSource(self.history, SUBJECT)  # type: ignore[arg-type]
+        self.feed = Feed(self.feeds, self.tail, source, self.reader, cursor.sequence)  # type: ignore[arg-type]
         self.feed.begin(STATE, cursor)
 
-    def give_page(self, *runs: Run, more: bool = False) -> int:
+    def give_page(self, *runs: Run, more: bool = False, suspect: bool = True) -> int:
         """Answer the page that is asked for; returns behind what it was asked for."""
         after, page = self.history.asked.pop(0)
-        page.callback(Page(list(runs), more))
+        page.callback(Page(list(runs), more, [SUBJECT] if suspect else []))
         return after
 
     def test_pages_then_tail(self) -> None:

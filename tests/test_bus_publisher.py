@@ -140,6 +140,18 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual(self.link.writes, 2)
         self.assertEqual([sent.place for sent in self.link.sent[1:]], [(1, 0), (2, 1), (3, 1), (4, 2)])
 
+    def test_retained_message_behind_a_run(self) -> None:
+        """A retained message, which travels alone, does not overtake the runs before it: their batch ends before it."""
+        self.lane.publish(run(b"first"))
+        self.lane.publish(run(b"1", b"2"))
+        self.lane.publish_one(TOPIC, b"retained", 1, retain=True)
+        self.lane.publish_one(TOPIC, b"another", 1, retain=True)
+        self.lane.publish(run(b"3", b"4"))
+        self.clock.advance(0)
+        payloads = [sent.payload for sent in self.link.sent]
+        self.assertEqual(payloads, [b"first", b"1", b"2", b"retained", b"another", b"3", b"4"])
+        self.assertEqual([sent.payload for sent in self.link.commits()], [b"2", b"4"])
+
     def test_payloads_and_topics_that_look_like_batches(self) -> None:
         """Nothing in a topic or payload is taken for the lane's own marks."""
         name = "1/1/$FI"
@@ -168,11 +180,11 @@ class PublisherTests(SynchronousTestCase):
             self.link.answer(commit, stream="S", seq=2, count=2)
         self.assertEqual(told, [first, None, second, None])
         self.assertTrue(first.recorded)
-        lane.publish_one(TOPIC, b"5", [], 1)
+        lane.publish_one(TOPIC, b"5", 1)
         self.clock.advance(0)
         self.link.answer(self.link.sent[-1], stream="S", seq=5, duplicate=True)
         self.assertEqual(len(told), 4)
-        lane.publish_one(TOPIC, b"5", [], 1)
+        lane.publish_one(TOPIC, b"5", 1)
         self.clock.advance(0)
         self.link.answer(self.link.sent[-1], stream="S", seq=6)
         self.assertEqual(len(told), 5)
@@ -182,11 +194,11 @@ class PublisherTests(SynchronousTestCase):
         told: list[object] = []
         lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.extend(runs))  # type: ignore[arg-type]
         lane.open()
-        lost = lane.publish_one(TOPIC, b"5", [], 1, "id")
+        lost = lane.publish_one(TOPIC, b"5", 1, "id")
         self.clock.pump([1] * 7)
         self.failureResultOf(lost, BusUnavailable)
         for delivered in (1, 1):
-            again = lane.publish_one(TOPIC, b"5", [], 1, "id")
+            again = lane.publish_one(TOPIC, b"5", 1, "id")
             self.clock.advance(0)
             self.link.answer(self.link.sent[-1], stream="S", seq=5, duplicate=True)
             self.assertTrue(self.successResultOf(again).duplicate)
@@ -241,7 +253,7 @@ class PublisherTests(SynchronousTestCase):
     def test_no_answer_fails(self) -> None:
         """Without an acknowledgement within 5 seconds the runs fail and the lane goes on."""
         stored = self.lane.publish(run(b"1"))
-        single = self.lane.publish_one(TOPIC, b"2", [], 1)
+        single = self.lane.publish_one(TOPIC, b"2", 1)
         self.clock.pump([1] * 7)
         self.failureResultOf(stored, BusUnavailable)
         self.failureResultOf(single, BusUnavailable)
@@ -290,18 +302,18 @@ class PublisherTests(SynchronousTestCase):
     def test_order_of_everything(self) -> None:
         """Runs, single messages and recorded ones leave in the order in which they came."""
         self.lane.publish(run(b"0"))
-        self.lane.publish_one(TOPIC, b"1", [], 1)
+        self.lane.publish_one(TOPIC, b"1", 1)
         self.lane.record(run(b"2"))
         self.lane.publish(run(b"3", b"4"))
-        self.lane.publish_one(TOPIC, b"5", [], 1)
+        self.lane.publish_one(TOPIC, b"5", 1)
         self.lane.record(run(b"6"))
         self.clock.advance(0)
         self.assertEqual([sent.payload for sent in self.link.sent], [b"%d" % number for number in range(7)])
 
     def test_single(self) -> None:
         """A single message carries its headers and learns its place."""
-        stored = self.lane.publish_one(TOPIC, b"1", [("Nats-Msg-Id", "k")], 2)
-        self.assertEqual(self.link.sent[0].headers, b"NATS/1.0\r\nNats-Msg-Id: k\r\nFlowgate-QoS: 2\r\n\r\n")
+        stored = self.lane.publish_one(TOPIC, b"1", 2, "k")
+        self.assertEqual(self.link.sent[0].headers, b"NATS/1.0\r\nFlowgate-QoS: 2\r\nNats-Msg-Id: alice.shop:k\r\n\r\n")
         self.link.answer(self.link.sent[0], stream="S", seq=5, duplicate=True)
         result = self.successResultOf(stored)
         self.assertEqual((result.sequence, result.duplicate), (5, True))
@@ -309,7 +321,7 @@ class PublisherTests(SynchronousTestCase):
     def test_single_refused(self) -> None:
         """The server's refusal of a single message is told in our words."""
         for code, kind in ((10054, MessageTooLarge), (10077, BusUnavailable)):
-            stored = self.lane.publish_one(TOPIC, b"1", [], 1)
+            stored = self.lane.publish_one(TOPIC, b"1", 1)
             self.link.answer(self.link.sent[-1], error={"code": 400, "err_code": code, "description": "no"})
             self.failureResultOf(stored, kind)
             self.clock.advance(0)
@@ -339,7 +351,7 @@ class PublisherTests(SynchronousTestCase):
     def test_close(self) -> None:
         """What has no acknowledgement when the link is lost fails, written or not; nothing is left behind."""
         lane = self.make(parcels=1)
-        results: list[Any] = [lane.publish(run(b"1")), lane.publish(run(b"2")), lane.publish_one(TOPIC, b"3", [], 1)]
+        results: list[Any] = [lane.publish(run(b"1")), lane.publish(run(b"2")), lane.publish_one(TOPIC, b"3", 1)]
         lane.record(run(b"4"))
         lane.close()
         for result in results:

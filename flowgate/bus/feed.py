@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flowgate.bus.reading import Losses
+from flowgate.bus.reading import Page, Source
 from flowgate.bus.stream import StreamState
 from flowgate.errors import BusUnavailable, Internal, Refused
 from flowgate.interfaces import IFeed, IReader
@@ -32,7 +32,9 @@ _RETRY_SECONDS = 1.0
 _T = TypeVar("_T")
 
 
-class _State(Enum):
+class State(Enum):
+    """What a feed is at."""
+
     CATCHING_UP = "reads pages"
     LIVE = "takes what the tail brings"
     STOPPED = "gives no more"
@@ -42,24 +44,47 @@ class _State(Enum):
 class Feed:
     """One reader's way through history and on."""
 
+    __slots__ = (
+        "_after",
+        "_awaited",
+        "_buffer",
+        "_buffer_bytes",
+        "_buffer_messages",
+        "_checked",
+        "_context",
+        "_epoch",
+        "_from_earliest",
+        "_giving",
+        "_missed",
+        "_paused",
+        "_reader",
+        "_resumed",
+        "_source",
+        "_state",
+        "_tail",
+        "_unproven",
+        "_working",
+    )
     _log = Logger()
 
-    def __init__(self, feeds: Feeds, tail: Tail, reader: IReader, after: int) -> None:
+    def __init__(self, feeds: Feeds, tail: Tail[Any], source: Source, reader: IReader, after: int) -> None:
+        """Make a feed that rests until :meth:`begin` or :meth:`go_live`; what the tail brings waits so long."""
         self._context = feeds
         self._tail = tail
+        self._source = source
         self._reader = reader
         self._after = after
         self._epoch = feeds.epoch
-        self._state = _State.CATCHING_UP
+        self._state = State.CATCHING_UP
         self._paused = False
         self._giving = False
-        self._buffer: deque[Run] = deque()
+        self._buffer: deque[Run] | None = None  # an empty one takes more memory than the rest of a feed
         self._buffer_messages = 0
         self._buffer_bytes = 0
         self._missed = False  # what the tail brought was dropped: pages have to be read again
-        self._losses = Losses(feeds.history, tail.subject)
         self._checked = -1  # the tail's place when losses were looked for
         self._from_earliest = False  # what had gone before the first look is not missing
+        self._unproven = False  # nobody has looked yet whether the cursor lies within the stream
         self._awaited: Deferred[Any] | None = None
         self._resumed: Deferred[None] | None = None
         self._working = False
@@ -70,12 +95,16 @@ class Feed:
 
     # -- beginning and ending
 
-    def begin(self, state: StreamState, after: Cursor) -> None:
-        """Start to read behind ``after``."""
-        if self._state is _State.STOPPED:
+    def begin(self, state: StreamState | None, after: Cursor) -> None:
+        """Start to read behind ``after``.
+
+        :param state: what the stream holds, or ``None`` to find out together with what is gone.
+        """
+        if self._state is State.STOPPED:
             return
         self._from_earliest = not after.sequence
-        if after.epoch != state.epoch or after.sequence > state.last:
+        self._unproven = state is None
+        if state is not None and (after.epoch != state.epoch or after.sequence > state.last):
             self._restart(state)
         self._work()
 
@@ -87,29 +116,36 @@ class Feed:
         self._clear()
         self._reader.gap(Cursor(state.epoch, max(state.first - 1, 0)))
 
+    def skip(self, after: int) -> None:
+        """Take everything up to ``after`` as given."""
+        self._after = after
+
     def go_live(self) -> None:
         """Take what the tail brings."""
-        if self._state is _State.CATCHING_UP:
-            self._state = _State.LIVE
+        if self._state is State.CATCHING_UP:
+            self._state = State.LIVE
             self._drain()
 
     def reopened(self, state: StreamState, remade: bool) -> None:
         """The bus came back: look for what the tail did not bring."""
-        if self._state is _State.STOPPED:
+        if self._state is State.STOPPED:
             return
+        live = self._state is State.LIVE
         self._checked = -1
+        self._after = self.cursor.sequence
+        self._state = State.CATCHING_UP
         if remade:
             self._restart(state)
-        if self._state is _State.LIVE:
-            self._state = _State.CATCHING_UP
+        if live:
             self._work()
         else:
             self._missed = True
 
     def stop(self) -> None:
-        if self._state is _State.STOPPED:
+        if self._state is State.STOPPED:
             return
-        self._state = _State.STOPPED
+        self._after = self.cursor.sequence
+        self._state = State.STOPPED
         self._clear()
         self._tail.remove(self)
         if self._awaited is not None:
@@ -117,7 +153,7 @@ class Feed:
 
     def end(self, reason: Refused) -> None:
         """Stop, and tell the reader why."""
-        if self._state is not _State.STOPPED:
+        if self._state is not State.STOPPED:
             self.stop()
             self._reader.ended(reason)
 
@@ -125,18 +161,20 @@ class Feed:
 
     def tailed(self, runs: list[Run]) -> None:
         """Take the newest messages, or keep them until the reader is there."""
-        if self._state is _State.LIVE and not self._paused and not self._buffer and not self._giving:
+        if self._state is State.LIVE and not self._paused and not self._buffer and not self._giving:
             for index, run in enumerate(runs):
                 self._give(run)
-                if self._paused or self._state is not _State.LIVE:
+                if self._paused or self._state is not State.LIVE:
                     self._keep(runs[index + 1 :])
                     break
         else:
             self._keep(runs)
 
     def _keep(self, runs: list[Run]) -> None:
-        if self._missed or self._state is _State.STOPPED:
+        if not runs or self._missed or self._state is State.STOPPED:
             return
+        if self._buffer is None:
+            self._buffer = deque()
         for run in runs:
             self._buffer.append(run)
             self._buffer_messages += run.count
@@ -146,12 +184,12 @@ class Feed:
             self._missed = True
 
     def _clear(self) -> None:
-        self._buffer.clear()
+        self._buffer = None
         self._buffer_messages = self._buffer_bytes = 0
 
     def _give(self, run: Run) -> None:
         part = run.after(self._after)
-        if part is None or self._state is _State.STOPPED:
+        if part is None or self._state is State.STOPPED:
             return
         self._after = part.sequences[-1]
         self._giving = True
@@ -162,35 +200,37 @@ class Feed:
             self._giving = False
 
     def resume(self) -> None:
-        if not self._paused or self._state is _State.STOPPED:
+        if not self._paused or self._state is State.STOPPED:
             return
         self._paused = False
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             resumed.callback(None)
-        elif self._state is _State.LIVE and not self._giving:
+        elif self._state is State.LIVE and not self._giving:
             self._drain()
 
     def _drain(self) -> None:
-        while self._buffer and not self._paused and self._state is _State.LIVE:
+        while self._buffer and not self._paused and self._state is State.LIVE:
             run = self._buffer.popleft()
             self._buffer_messages -= run.count
             self._buffer_bytes -= sum(map(len, run.payloads))
             self._give(run)
-        if self._missed and not self._paused and self._state is _State.LIVE:
-            self._state = _State.CATCHING_UP
+        if not self._buffer:
+            self._buffer = None
+        if self._missed and not self._paused and self._state is State.LIVE:
+            self._state = State.CATCHING_UP
             self._work()
 
     # -- reading pages
 
     def _work(self) -> None:
-        if not self._working:
+        if not self._working and self._state is State.CATCHING_UP:
             self._working = True
             Deferred.fromCoroutine(self._catch_up()).addErrback(self._broken)
 
     def _broken(self, failure: Failure) -> None:
         self._working = False
-        if self._state is _State.STOPPED and isinstance(failure.value, CancelledError):
+        if self._state is State.STOPPED and isinstance(failure.value, CancelledError):
             return
         self._log.failure("following the stream failed", failure)
         self.end(Internal())
@@ -204,12 +244,12 @@ class Feed:
 
     async def _ready(self) -> None:
         """Wait until the reader wants more."""
-        while self._paused and self._state is not _State.STOPPED:
+        while self._paused and self._state is not State.STOPPED:
             self._resumed = Deferred()
             await self._wait(self._resumed)
 
     async def _catch_up(self) -> None:
-        while self._state is _State.CATCHING_UP:
+        while self._state is State.CATCHING_UP:
             try:
                 await self._ready()
                 if await self._read_page():
@@ -231,24 +271,42 @@ class Feed:
             raise
 
     async def _read_page_now(self) -> bool:
-        context, subject, after, epoch = self._context, self._tail.subject, self._after, self._epoch
+        context, source, after, epoch = self._context, self._source, self._after, self._epoch
         seen = self._tail.last
-        page = await self._wait(context.history.page(subject, after))
-        if self._checked < self._tail.last:
+        page = await self._wait(source.page(after))
+        if self._unproven or self._checked < self._tail.last:
             # After the page was read: what it lacks was lost before now.  Without new messages nothing more is lost.
-            whole = await self._wait(Deferred.fromCoroutine(self._losses.look(after)))
-            self._checked = seen
-            if whole > after and not self._from_earliest and epoch == self._epoch:
-                self._reader.gap(Cursor(epoch, whole))
-            self._from_earliest = False
-        for run in page.runs:
-            if epoch != self._epoch or self._state is _State.STOPPED:
+            look = await self._wait(Deferred.fromCoroutine(source.look(after, page)))
+            if epoch != self._epoch:
                 return False
-            self._give(run)
-            await self._ready()
-        if page.more or self._missed or self._state is _State.STOPPED:
+            if self._unproven and after > look.state.last:
+                self._unproven = False
+                self._restart(look.state)
+                return False
+            self._unproven = False
+            self._checked = seen
+            if look.whole > after and not self._from_earliest:
+                self._reader.gap(Cursor(epoch, look.whole))
+            self._from_earliest = False
+        await self._give_page(page, epoch)
+        if page.more or self._missed or self._state is State.STOPPED or epoch != self._epoch:
             return False
         if context.settings.replicas > 1:
             # A replica that lags behind may have answered.
-            return not await self._wait(Deferred.fromCoroutine(context.history.newer(subject, self._after)))
+            return not await self._wait(Deferred.fromCoroutine(source.newer(self._after)))
         return True
+
+    async def _give_page(self, page: Page, epoch: str) -> None:
+        for run in page.runs:
+            if epoch != self._epoch or self._state is State.STOPPED:
+                return
+            wanted = self._wanted(run)
+            if wanted is None:
+                self._after = run.sequences[-1]
+            else:
+                self._give(wanted)
+                await self._ready()
+
+    def _wanted(self, run: Run) -> Run | None:
+        """What of a page's run the reader wants now."""
+        return run

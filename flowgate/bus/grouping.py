@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import overload
 
-from flowgate.bus.names import CAST, OUT, subject_topic
-from flowgate.bus.wire import Message, header, stored_at
+from flowgate.bus.names import CAST, LOG, OUT, subject_topic
+from flowgate.bus.wire import Message, header, headers, stored_at
 from flowgate.errors import ProtocolViolation
 from flowgate.message import Run
 from flowgate.topics import Topic
 
-QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
+_OURS = b"\r\nFlowgate-"
+_QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
+_RETAIN = b"\r\nFlowgate-Retain: 1\r\n"
 
 Place = Callable[[Message], tuple[int, int]]
 """Tells sequence and time (nanoseconds since 1970 UTC) of a stored message."""
+
+
+@lru_cache(maxsize=1000)
+def flag_headers(qos: int, ttl: int | None, retain: bool) -> bytes:
+    """The headers that a message travels with; most need none."""
+    found: list[tuple[str, str]] = []
+    if qos == 2:
+        found.append(("Flowgate-QoS", "2"))
+    if retain:
+        found.append(("Flowgate-Retain", "1"))
+    if ttl is not None:
+        found.append(("Nats-TTL", str(ttl)))
+    return headers(found) if found else b""
+
+
+_PLAIN = (1, False)
+
+
+def _flags(head: bytes) -> tuple[int, bool]:
+    """Quality of service and wish for retention of an acknowledged message."""
+    if _OURS in head:
+        return (2 if _QOS_2 in head else 1), _RETAIN in head
+    return _PLAIN
 
 
 class _Places:
@@ -83,7 +109,7 @@ class Grouper:
         runs: list[Run] = []
         last = b""
         root = ""
-        last_qos = 0
+        last_flags = _PLAIN
         payloads: list[bytes] = []
         heads: list[bytes] = []
         for _, subject, _, head, payload in messages:
@@ -92,17 +118,22 @@ class Grouper:
                 root, topic = self._known_as(subject)
                 last = subject
             if root == OUT:
-                qos = 2 if QOS_2 in head else 1
-                if not known or qos != last_qos:
+                flags = _flags(head)
+                if not known or flags != last_flags:
+                    last_flags = flags
                     payloads, places = [], _Places()
                     heads = places.heads
                     sequences, times = _Numbers(places, 0), _Numbers(places, 1)
-                    runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
-                    last_qos = qos
+                    qos, retain = flags
+                    run = Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times, retain=retain)
+                    runs.append(run)
                 heads.append(head)
-            elif not known:
-                payloads = []
-                runs.append(Run(topic, payloads, recorded=root != CAST))
+            else:
+                flags = _flags(head) if head else _PLAIN
+                if not known or flags != last_flags:
+                    last_flags = flags
+                    payloads = []
+                    runs.append(Run(topic, payloads, recorded=root != CAST, retain=flags[1]))
             payloads.append(payload)
         for run in runs:
             run.count = len(run.payloads)
@@ -116,20 +147,22 @@ class Grouper:
         """
         runs: list[Run] = []
         last = b""
-        last_qos = -1
+        last_flags = _PLAIN
         payloads: list[bytes] = []
         sequences: list[int] = []
         times: list[int] = []
         for message in messages:
             subject = subject_of(message)
-            qos = 2 if QOS_2 in message[3] else 1
+            head = message[3]
+            flags = _flags(head) if head else _PLAIN
             sequence, time = place(message)
-            if subject != last or qos != last_qos:
-                last, last_qos = subject, qos
+            if subject != last or flags != last_flags:
+                last, last_flags = subject, flags
                 payloads, sequences, times = [], [], []
                 root, topic = self._known_as(subject)
-                qos = qos if root == "log" else 0
-                runs.append(Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times))
+                qos = flags[0] if root == LOG else 0
+                run = Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times, retain=flags[1])
+                runs.append(run)
             payloads.append(message[4])
             sequences.append(sequence)
             times.append(time)

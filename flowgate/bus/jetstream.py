@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -12,17 +12,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.bus import wire
-from flowgate.bus.grouping import Grouper
+from flowgate.bus.backlog import Weighing, excess
+from flowgate.bus.filtered import without_covered
+from flowgate.bus.grouping import Grouper, flag_headers
 from flowgate.bus.link import Link
-from flowgate.bus.names import CAST, LIVE, OUT, filter_subject, namespace_subject, topic_subject
+from flowgate.bus.names import CAST, LIVE, LOG, OUT, filter_subject, namespace_subject, topic_subject
 from flowgate.bus.publisher import Publisher
 from flowgate.bus.reading import PAGE_MESSAGES, History
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
 from flowgate.bus.tail import Feeds
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, StartError
-from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
-from flowgate.message import Cursor, Run, Stored
+from flowgate.interfaces import IBus, IBusListener, IFeed, IFilteredFeed, IReader
+from flowgate.message import Backlog, Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
 
 _RETRY_SECONDS = 1.0
@@ -101,6 +103,11 @@ class JetStreamBus:
         self._retry: IDelayedCall | None = None
         self.available = False
         self.epoch = ""
+
+    @property
+    def link(self) -> Link:
+        """The connection, for what else a node keeps in NATS."""
+        return self._link
 
     # -- start and stop
 
@@ -227,16 +234,16 @@ class JetStreamBus:
         return self._publisher.congested or self._link.congested
 
     def publish_one(
-        self, topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None
+        self,
+        topic: Topic,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        message_id: str | None = None,
+        ttl: int | None = None,
+        retain: bool = False,
     ) -> Deferred[Stored]:
-        headers = []
-        if message_id is not None:
-            namespace = topic.namespace
-            message_id = wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")
-            headers.append(("Nats-Msg-Id", message_id))
-        if ttl is not None:
-            headers.append(("Nats-TTL", str(ttl)))
-        return self._publisher.publish_one(topic, payload, headers, qos, message_id)
+        return self._publisher.publish_one(topic, payload, qos, message_id, ttl=ttl, retain=retain)
 
     def publish(self, run: Run) -> Deferred[None]:
         return self._publisher.publish(run)
@@ -245,8 +252,13 @@ class JetStreamBus:
         if record:
             return self._publisher.record(run)
         if self._shared and self.available and not self._link.congested:
-            line = b"PUB %b " % topic_subject(CAST, run.topic)
-            self._link.write(b"".join([b"%b%d\r\n%b\r\n" % (line, len(p), p) for p in run.payloads]))
+            subject = topic_subject(CAST, run.topic)
+            if run.retain:
+                head = flag_headers(0, None, True)
+                self._link.write(b"".join([wire.publish(subject, p, b"", head) for p in run.payloads]))
+            else:
+                line = b"PUB %b " % subject
+                self._link.write(b"".join([b"%b%d\r\n%b\r\n" % (line, len(p), p) for p in run.payloads]))
         return False
 
     # -- receiving
@@ -327,3 +339,32 @@ class JetStreamBus:
                 break
             start = page.runs[-1].sequences[-1]
         return runs
+
+    def follow_filters(
+        self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None = None
+    ) -> Deferred[IFilteredFeed]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return Deferred.fromCoroutine(self._feeds.follow_filters(namespace, filters, reader, after))
+
+    def backlog(
+        self, namespace: Namespace, filters: Iterable[str], after: Cursor, messages: int, size: int
+    ) -> Deferred[Backlog]:
+        if not self.available:
+            return fail(BusUnavailable())
+        subjects = [filter_subject(LOG, namespace, filter_) for filter_ in without_covered(filters)]
+        if not subjects:
+            return succeed(Backlog(after, 0))
+        return Deferred.fromCoroutine(self._backlog(subjects, after, messages, size))
+
+    async def _backlog(self, subjects: list[str], after: Cursor, messages: int, size: int) -> Backlog:
+        weighing = Weighing(self._reactor, self._link, self._settings.name, subjects)
+        largest = int(self._link.info.get("max_payload", 0))
+        start = after.sequence if after.epoch == self.epoch else 0
+        place, dropped = await excess(weighing, start, messages, size, largest)
+        return Backlog(Cursor(self.epoch, place) if dropped else after, dropped)
+
+    def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return Deferred.fromCoroutine(self._history.fetch(sequences))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -11,8 +12,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
-from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
-from flowgate.message import Cursor, Run, Stored
+from flowgate.interfaces import IBus, IBusListener, IFeed, IFilteredFeed, IReader
+from flowgate.message import Backlog, Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic, matches
 
 _MAX_PAYLOAD = 1024 * 1024
@@ -25,8 +26,39 @@ class _Entry:
     topic: Topic
     payload: bytes
     qos: int
+    retain: bool
     time: float
     expires: float
+
+    def run(self) -> Run:
+        times = [int(self.time * 1e9)]
+        return Run(
+            self.topic,
+            [self.payload],
+            qos=self.qos,
+            recorded=True,
+            sequences=[self.sequence],
+            times=times,
+            retain=self.retain,
+        )
+
+
+@attrs.define(slots=True, eq=False)
+class _Wanted:
+    """What a reader wants now.
+
+    :ivar filters: each with the sequence behind which it is read.
+    :ivar acknowledged: whether unacknowledged messages are left out.
+    """
+
+    namespace: Namespace
+    filters: dict[str, int]
+    acknowledged: bool = False
+
+    def takes(self, topic: Topic, acknowledged: bool, sequence: int) -> bool:
+        if topic.namespace != self.namespace or (self.acknowledged and not acknowledged):
+            return False
+        return any(sequence > since and matches(one, topic.name) for one, since in self.filters.items())
 
 
 @attrs.define(slots=True, eq=False)
@@ -34,7 +66,6 @@ class _Write:
     """Messages on their way into the stream."""
 
     run: Run
-    message_id: str | None
     ttl: float
     many: Deferred[None] | None
     one: Deferred[Stored] | None
@@ -133,13 +164,21 @@ class MemoryBus:
     # -- publishing
 
     def publish_one(
-        self, topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None
+        self,
+        topic: Topic,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        message_id: str | None = None,
+        ttl: int | None = None,
+        retain: bool = False,
     ) -> Deferred[Stored]:
         refusal = self._refusal([payload])
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[Stored] = Deferred()
-        self._put(_Write(Run(topic, [payload], qos=qos), message_id, self._age(ttl), None, stored))
+        ids = [] if message_id is None else [message_id]
+        self._put(_Write(Run(topic, [payload], qos=qos, retain=retain, message_ids=ids), self._age(ttl), None, stored))
         return stored
 
     def publish(self, run: Run) -> Deferred[None]:
@@ -147,13 +186,14 @@ class MemoryBus:
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[None] = Deferred()
-        self._put(_Write(Run(run.topic, run.payloads, qos=run.qos), None, self._age(run.ttl), stored, None))
+        kept = Run(run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids)
+        self._put(_Write(kept, self._age(run.ttl), stored, None))
         return stored
 
     def send(self, run: Run, record: bool) -> bool:
         if not record or self._refusal(run.payloads) is not None:
             return False
-        self._put(_Write(Run(run.topic, run.payloads), None, self._age(run.ttl), None, None))
+        self._put(_Write(Run(run.topic, run.payloads, retain=run.retain), self._age(run.ttl), None, None))
         return True
 
     def _age(self, ttl: int | None) -> float:
@@ -199,23 +239,31 @@ class MemoryBus:
             self.listener.settled()
 
     def _store(self, write: _Write, acknowledged: bool) -> tuple[Stored, Run | None]:
+        """Store what is new; tell the place of the last message, and what there is to deliver."""
         now, run = self._clock.seconds(), write.run
-        if write.message_id is not None:
-            key = (run.topic.namespace, write.message_id)
-            known = self._ids.get(key)
-            if known is not None and now - known[1] < _DUPLICATE_SECONDS:
-                return Stored(known[0], True), None
-            self._ids[key] = (self._last + 1, now)
-        sequences = list(range(self._last + 1, self._last + 1 + run.count))
-        self._last += run.count
+        payloads: list[bytes] = []
+        first = 0
+        for index, payload in enumerate(run.payloads):
+            if run.message_ids:
+                key = (run.topic.namespace, run.message_ids[index])
+                known = self._ids.get(key)
+                if known is not None and now - known[1] < _DUPLICATE_SECONDS:
+                    first = known[0]
+                    continue
+                self._ids[key] = (self._last + 1 + len(payloads), now)
+            payloads.append(payload)
+        if not payloads:
+            return Stored(first, True), None
+        sequences = list(range(self._last + 1, self._last + 1 + len(payloads)))
+        self._last = sequences[-1]
         subject = (run.topic, acknowledged)
-        for sequence, payload in zip(sequences, run.payloads, strict=True):
-            self._entries.append(_Entry(sequence, run.topic, payload, run.qos, now, now + write.ttl))
-        self._counts[subject] = self._counts.get(subject, 0) + run.count
+        for sequence, payload in zip(sequences, payloads, strict=True):
+            self._entries.append(_Entry(sequence, run.topic, payload, run.qos, run.retain, now, now + write.ttl))
+        self._counts[subject] = self._counts.get(subject, 0) + len(payloads)
         self._trim(subject)
-        times = [int(now * 1e9)] * run.count
+        times = [int(now * 1e9)] * len(payloads)
         return Stored(self._last), Run(
-            run.topic, run.payloads, qos=run.qos, recorded=True, sequences=sequences, times=times
+            run.topic, payloads, qos=run.qos, recorded=True, sequences=sequences, times=times, retain=run.retain
         )
 
     def _trim(self, subject: tuple[Topic, bool]) -> None:
@@ -246,54 +294,77 @@ class MemoryBus:
 
     # -- history
 
-    def read(self, namespace: Namespace, filter_: str, after: int, limit: int) -> list[Run]:
+    def read(self, wanted: _Wanted, after: int, limit: int) -> list[Run]:
         """Matching messages behind ``after``, in order."""
-        now = self._clock.seconds()
         runs: list[Run] = []
-        for entry in self._entries:
+        for entry in self._matching(wanted, after):
             if limit <= 0:
                 break
-            topic = entry.topic
-            if (
-                entry.sequence <= after
-                or entry.expires <= now
-                or topic.namespace != namespace
-                or not matches(filter_, topic.name)
-            ):
-                continue
             limit -= 1
-            time = int(entry.time * 1e9)
-            if runs and runs[-1].topic == topic and runs[-1].qos == entry.qos:
-                last = runs.pop()
-                payloads, sequences = [*last.payloads, entry.payload], [*last.sequences, entry.sequence]
-                times = [*last.times, time]
+            run = entry.run()
+            last = runs[-1] if runs else None
+            if last is not None and (last.topic, last.qos, last.retain) == (run.topic, run.qos, run.retain):
+                runs[-1] = Run(
+                    run.topic,
+                    [*last.payloads, *run.payloads],
+                    qos=run.qos,
+                    recorded=True,
+                    sequences=[*last.sequences, *run.sequences],
+                    times=[*last.times, *run.times],
+                    retain=run.retain,
+                )
             else:
-                payloads, sequences, times = [entry.payload], [entry.sequence], [time]
-            runs.append(Run(topic, payloads, qos=entry.qos, recorded=True, sequences=sequences, times=times))
+                runs.append(run)
         return runs
 
-    def trimmed(self, namespace: Namespace, filter_: str) -> int:
+    def _matching(self, wanted: _Wanted, after: int) -> Iterator[_Entry]:
+        now = self._clock.seconds()
+        for entry in self._entries:
+            seen = entry.sequence <= after or entry.expires <= now
+            if not seen and wanted.takes(entry.topic, entry.qos > 0, entry.sequence):
+                yield entry
+
+    def trimmed(self, wanted: _Wanted) -> int:
         """The newest matching sequence that history had to let go; 0 if none."""
         gone = [
             sequence
-            for (topic, _), sequence in self._trimmed.items()
-            if topic.namespace == namespace and matches(filter_, topic.name)
+            for (topic, acknowledged), sequence in self._trimmed.items()
+            if wanted.takes(topic, acknowledged, sequence)
         ]
         return max(gone, default=0)
+
+    @property
+    def last(self) -> int:
+        """The newest sequence."""
+        return self._last
 
     def follow(
         self, namespace: Namespace, filter_: str, reader: IReader, after: Cursor | None = None
     ) -> Deferred[IFeed]:
         if not self.available:
             return fail(BusUnavailable())
-        feed = _Feed(self, namespace, filter_, reader, self._last if after is None else after.sequence)
-        self._feeds.append(feed)
-        if after is not None and (after.epoch != self.epoch or after.sequence > self._last):
-            feed.restart(self._entries[0].sequence - 1 if self._entries else self._last)
-        elif after is None or not after.sequence:
-            feed.known = self.trimmed(namespace, filter_)
-        self._soon()
+        return succeed(self._begin(_Feed(self, _Wanted(namespace, {filter_: 0}), reader), after))
+
+    def follow_filters(
+        self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None = None
+    ) -> Deferred[IFilteredFeed]:
+        if not self.available:
+            return fail(BusUnavailable())
+        wanted = _Wanted(namespace, dict.fromkeys(filters, 0), acknowledged=True)
+        feed = _FilteredFeed(self, wanted, reader)
+        self._begin(feed, after)
         return succeed(feed)
+
+    def _begin(self, feed: _Feed, after: Cursor | None) -> IFeed:
+        self._feeds.append(feed)
+        if after is None:
+            feed.begin(self._last)
+        elif after.epoch != self.epoch or after.sequence > self._last:
+            feed.restart(self._entries[0].sequence - 1 if self._entries else self._last)
+        else:
+            feed.begin(after.sequence)
+        self._soon()
+        return feed
 
     def forget(self, feed: _Feed) -> None:
         if feed in self._feeds:
@@ -306,45 +377,80 @@ class MemoryBus:
     def history(self, namespace: Namespace, filter_: str, after: Cursor, limit: int) -> Deferred[list[Run]]:
         if not self.available:
             return fail(BusUnavailable())
-        return succeed(self.read(namespace, filter_, after.sequence if after.epoch == self.epoch else 0, limit))
+        return succeed(self.read(_Wanted(namespace, {filter_: 0}), self._place(after), limit))
+
+    def _place(self, after: Cursor) -> int:
+        return after.sequence if after.epoch == self.epoch else 0
+
+    def backlog(
+        self, namespace: Namespace, filters: Iterable[str], after: Cursor, messages: int, size: int
+    ) -> Deferred[Backlog]:
+        if not self.available:
+            return fail(BusUnavailable())
+        wanted = _Wanted(namespace, dict.fromkeys(filters, 0), acknowledged=True)
+        waiting = deque(self._matching(wanted, self._place(after)))
+        held = sum(len(entry.payload) for entry in waiting)
+        dropped = 0
+        while waiting and (len(waiting) > messages or held > size):
+            oldest = waiting.popleft()
+            held -= len(oldest.payload)
+            dropped += 1
+            after = Cursor(self.epoch, oldest.sequence)
+        return succeed(Backlog(after, dropped))
+
+    def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        now, asked = self._clock.seconds(), set(sequences)
+        return succeed(
+            {entry.sequence: entry.run() for entry in self._entries if entry.sequence in asked and entry.expires > now}
+        )
 
 
 @implementer(IFeed)
 class _Feed:
-    def __init__(self, bus: MemoryBus, namespace: Namespace, filter_: str, reader: IReader, after: int) -> None:
+    def __init__(self, bus: MemoryBus, wanted: _Wanted, reader: IReader) -> None:
         self._bus = bus
-        self._namespace = namespace
-        self._filter = filter_
+        self._wanted = wanted
         self._reader = reader
-        self._after = after
+        self._after = 0
         self._paused = False
         self._stopped = False
-        self.known = 0  # losses up to here are no news
+        self._known = 0  # losses up to here are no news
 
     @property
     def cursor(self) -> Cursor:
         return Cursor(self._bus.epoch, self._after)
 
+    def begin(self, after: int) -> None:
+        """Read behind ``after``; from the beginning, what had gone before is no news."""
+        self._after = after
+        if not after:
+            self._known = self._bus.trimmed(self._wanted)
+
     def restart(self, oldest: int) -> None:
-        self._after = 0
-        self.known = self._bus.trimmed(self._namespace, self._filter)
+        """The cursor points nowhere: say so, and read all there is."""
+        self.begin(0)
         self._reader.gap(Cursor(self._bus.epoch, oldest))
 
     def pump(self) -> None:
         """Give what there is."""
         while not self._paused and not self._stopped and self._bus.available:
-            runs = self._bus.read(self._namespace, self._filter, self._after, 1000)
+            runs = self._bus.read(self._wanted, self._after, 1000)
             if not runs:
                 return
-            gone = self._bus.trimmed(self._namespace, self._filter)
-            if gone > max(self._after, self.known):
-                self.known = gone
+            gone = self._bus.trimmed(self._wanted)
+            if gone > max(self._after, self._known):
+                self._known = gone
                 self._reader.gap(Cursor(self._bus.epoch, gone))
             for run in runs:
-                if self._paused or self._stopped:
-                    return
+                if self._paused or self._stopped or not self._takes(run):
+                    break
                 self._after = run.sequences[-1]
                 self._paused = not self._reader.read(run)
+
+    def _takes(self, run: Run) -> bool:
+        return self._wanted.takes(run.topic, run.qos > 0, run.sequences[0])
 
     def resume(self) -> None:
         self._paused = False
@@ -357,3 +463,25 @@ class _Feed:
     def end(self, reason: Refused) -> None:
         self.stop()
         self._reader.ended(reason)
+
+
+@implementer(IFilteredFeed)
+class _FilteredFeed(_Feed):
+    @property
+    def cursor(self) -> Cursor:
+        if not self._stopped and not self._bus.read(self._wanted, self._after, 1):
+            return Cursor(self._bus.epoch, max(self._after, self._bus.last))
+        return Cursor(self._bus.epoch, self._after)
+
+    def add(self, filter_: str) -> Deferred[int]:
+        if not self._bus.available or self._stopped:
+            return fail(BusUnavailable())
+        self._wanted.filters.setdefault(filter_, self._bus.last)
+        return succeed(self._bus.last)
+
+    def discard(self, filter_: str) -> None:
+        self._wanted.filters.pop(filter_, None)
+
+    def stop(self) -> None:
+        self._after = self.cursor.sequence
+        super().stop()

@@ -21,6 +21,8 @@ CAST: Final = "cast"
 """Root of unacknowledged messages that only other nodes are to see."""
 OUT: Final = "out"
 """Root under which the stream republishes what came under ``LOG``."""
+RETAINED: Final = "ret"
+"""Root of retained messages; they have a stream of their own."""
 
 _END = "%"
 _EMPTY = "%0"
@@ -80,6 +82,11 @@ def filter_subject(root: str, namespace: Namespace, filter_: str) -> str:
         end = ">"
     tokens = ["*" if level == "+" else _escape(level) for level in levels]
     return ".".join(["fg", root, namespace.user, namespace.app, _kind(filter_), *tokens, end])
+
+
+def kind_subject(root: str, namespace: Namespace, filter_: str) -> str:
+    """The subject that takes in all topics of the kind that ``filter_`` can match: with a leading ``$``, or without."""
+    return f"fg.{root}.{namespace.user}.{namespace.app}.{_kind(filter_)}.>"
 
 
 def namespace_subject(root: str, namespace: Namespace) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from flowgate.bus import wire
+from flowgate.bus.grouping import flag_headers
 from flowgate.bus.link import Link
 from flowgate.bus.names import LIVE, LOG, topic_subject
 from flowgate.bus.wire import Message
@@ -156,7 +156,7 @@ class Publisher:
                 self._fail(job, away)
         for single in singles.values():
             self._link.close_inbox(single.token)
-            self._doubt(single)
+            self._doubt(single.message_id)
             single.result.errback(away)
         for job in queue:
             if job.single is not None:
@@ -187,7 +187,14 @@ class Publisher:
         return True
 
     def publish_one(
-        self, topic: Topic, payload: bytes, headers: list[tuple[str, str]], qos: int, message_id: str | None = None
+        self,
+        topic: Topic,
+        payload: bytes,
+        qos: int,
+        message_id: str | None = None,
+        *,
+        ttl: int | None = None,
+        retain: bool = False,
     ) -> Deferred[Stored]:
         """Store one message and learn its place; see :meth:`IBus.publish_one`."""
         result: Deferred[Stored] = Deferred()
@@ -195,11 +202,13 @@ class Publisher:
         if refusal is not None:
             result.errback(refusal)
             return result
-        if qos == 2:
-            headers = [*headers, ("Flowgate-QoS", "2")]
-        head = wire.headers(headers) if headers else b""
-        run = Run(topic, [payload], qos=qos)
-        single = _Single(head, run, self._link.token(), result, message_id)
+        run = Run(topic, [payload], qos=qos, ttl=ttl, retain=retain)
+        head = _head(run)
+        private = None
+        if message_id is not None:
+            private = _private(topic, message_id)
+            head = _with_id(head, private)
+        single = _Single(head, run, self._link.token(), result, private)
         self._put(_Job(run, topic_subject(LOG, topic), None, single))
         return result
 
@@ -241,13 +250,15 @@ class Publisher:
         parts: list[bytes] = []
         number = 0  # the place in the batch
         first = last = -1  # where in parts the batch begins and ends
-        live: tuple[int, _Job, bytes] | None = None
-        alone: tuple[_Job, bytes] | None = None
+        live: tuple[int, _Job, bytes, bytes] | None = None
+        alone: tuple[_Job, bytes, bytes] | None = None
         queue = self._queue
         while queue and parcel.count < PARCEL_MESSAGES and parcel.bytes < PARCEL_BYTES:
             job = queue[0]
             run = job.run
             if job.single is not None:
+                if number and run.retain:
+                    break  # a client may have messages of the batch before it, which must be acknowledged first
                 queue.popleft()
                 self._send_single(job, job.single, parts)
                 live = None
@@ -273,12 +284,20 @@ class Publisher:
                 else:
                     line = b"PUB %b " % job.subject
                     parts += [b"%b%d\r\n%b\r\n" % (line, len(payload), payload) for payload in payloads]
-                live = len(parts) - 1, job, payloads[-1]
+                live = len(parts) - 1, job, payloads[-1], head
                 continue
+            ids = run.message_ids
             if first < 0:
                 first = len(parts)
-                alone = job, payloads[0]
-            if head:
+                alone = job, payloads[0], _with_id(head, _private(run.topic, ids[start])) if ids else head
+            if ids:
+                line = b"HPUB %b %b" % (job.subject, reply)
+                heads = [_with_id(head, _private(run.topic, one)) for one in ids[start : job.position]]
+                parts += [
+                    b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, len(own), len(own) + len(payload), own, payload)
+                    for n, (payload, own) in enumerate(zip(payloads, heads, strict=True), number + 1)
+                ]
+            elif head:
                 line = b"HPUB %b %b" % (job.subject, reply)
                 parts += [
                     b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, overhead, overhead + len(payload), head, payload)
@@ -297,16 +316,15 @@ class Publisher:
         parcel.expected = number
         if number == 1 and alone is not None:
             # A batch of one costs the server more than a message by itself.
-            job, payload = alone
-            parts[first] = self._asking(job, payload, token)
+            parts[first] = self._asking(*alone, token)
         elif number:
             # With the random reply prefix, so that nothing in a subject or payload can be meant instead.
             parts[first] = parts[first].replace(b"%b1.1.$FI" % reply, b"%b1.0.$FI" % reply, 1)
             parts[last] = parts[last].replace(b"%b%d.1.$FI" % (reply, number), b"%b%d.2.$FI" % (reply, number), 1)
         elif live is not None:
             # Nobody waits for these, but the lane must know when the stream has taken them in.
-            index, job, payload = live
-            parts[index] = self._asking(job, payload, token)
+            index, job, payload, head = live
+            parts[index] = self._asking(job, payload, head, token)
         if number or live is not None:
             self._parcels[token] = parcel
             self._link.open_inbox(token, self._answered)
@@ -316,9 +334,9 @@ class Publisher:
             self._watch = self._reactor.callLater(1.0, self._look)
         self._link.write(b"".join(parts))
 
-    def _asking(self, job: _Job, payload: bytes, token: str) -> bytes:
+    def _asking(self, job: _Job, payload: bytes, head: bytes, token: str) -> bytes:
         """A message of a run that travels by itself and asks for an acknowledgement."""
-        return wire.publish(job.subject, payload, f"{self._link.inbox}.{token}".encode(), _head(job.run))
+        return wire.publish(job.subject, payload, f"{self._link.inbox}.{token}".encode(), head)
 
     def _send_single(self, job: _Job, single: _Single, parts: list[bytes]) -> None:
         single.deadline = self._reactor.seconds() + _ANSWER_SECONDS
@@ -376,12 +394,12 @@ class Publisher:
             job.stored.callback(None)
         self._release(parcel.count, parcel.bytes)
 
-    def _doubt(self, single: _Single) -> None:
+    def _doubt(self, message_id: str | None) -> None:
         """Remember a message that may be stored and was not delivered: it is sent again under the same id."""
-        if single.message_id is not None and self._stored is not None:
+        if message_id is not None and self._stored is not None:
             if len(self._uncertain) >= _UNCERTAIN:
                 del self._uncertain[next(iter(self._uncertain))]
-            self._uncertain[single.message_id] = True
+            self._uncertain[message_id] = True
 
     def _tell_stored(self, runs: list[Run]) -> None:
         if self._stored is not None and runs:
@@ -420,6 +438,8 @@ class Publisher:
             job.failed = True
             if not job.taken:
                 self._drop(job)
+            for message_id in job.run.message_ids:
+                self._doubt(_private(job.run.topic, message_id))
             job.stored.errback(reason)
 
     def _drop(self, job: _Job) -> None:
@@ -452,7 +472,7 @@ class Publisher:
         for single in singles:
             if self._singles.pop(single.token, None) is not None:
                 self._link.close_inbox(single.token)
-                self._doubt(single)
+                self._doubt(single.message_id)
                 single.result.errback(BusUnavailable("the message bus does not answer in time"))
                 self._release(1, single.size)
         if parcels or singles:
@@ -467,17 +487,20 @@ class Publisher:
             self._log.warn(text, detail=detail)
 
 
-@lru_cache(maxsize=1000)
-def _headers(qos: int, ttl: int | None) -> bytes:
-    found = [("Flowgate-QoS", "2")] if qos == 2 else []
-    if ttl is not None:
-        found.append(("Nats-TTL", str(ttl)))
-    return wire.headers(found) if found else b""
-
-
 def _head(run: Run) -> bytes:
-    """The headers that every message of a run travels with; most need none."""
-    return _headers(run.qos, run.ttl)
+    """The headers that every message of a run travels with."""
+    return flag_headers(run.qos, run.ttl, run.retain)
+
+
+def _private(topic: Topic, message_id: str) -> str:
+    """A message id that no other namespace's can be equal to, as a header's value."""
+    namespace = topic.namespace
+    return wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")
+
+
+def _with_id(head: bytes, message_id: str) -> bytes:
+    """Headers with a message id among them."""
+    return b"%bNats-Msg-Id: %b\r\n\r\n" % (head[:-2] or wire.HEADER_LINE, message_id.encode())
 
 
 def _fitting(payloads: Any, room: int) -> tuple[list[bytes], int]:

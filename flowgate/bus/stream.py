@@ -135,7 +135,7 @@ async def ensure_stream(link: Link, settings: StreamSettings) -> StreamState:
         text = f"the stream {settings.name} cannot be made: {_reason(answer)}"
         # 503 is about now, not about what we ask
         raise BusUnavailable(text) if answer["error"].get("code") == 503 else StartError(text)
-    if not answer["config"].get("allow_batched"):
+    if config.get("allow_batched") and not answer["config"].get("allow_batched"):
         raise StartError(f"the stream {settings.name} does not take fast batches: the nats-server is too old")
     return _state(answer)
 

@@ -1,36 +1,44 @@
-"""The live end of the stream, followed once per filter for all its readers.
+"""The live end of the stream, followed once for all its readers.
 
-A *tail* is an ordered consumer on one filter of one namespace; it begins with its first reader and ends with its
-last.  What it cannot vouch for (a message missing on the way, a lag in which history may overflow) is left to the
-feeds, which read pages then.
+A *tail* is an ordered consumer in one namespace; it begins with its first reader and ends with its last.  What it
+cannot vouch for (a message missing on the way, a lag in which history may overflow) is left to the feeds, which read
+pages then.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flowgate.bus import wire
 from flowgate.bus.feed import Feed
+from flowgate.bus.filtered import FilteredFeed
 from flowgate.bus.grouping import Grouper, consumed_at, consumer_place, delivered_subject
 from flowgate.bus.link import Link, decode_json
-from flowgate.bus.names import filter_subject
-from flowgate.bus.reading import History
-from flowgate.bus.stream import StreamSettings, StreamState, stream_info
+from flowgate.bus.names import LOG, filter_subject, kind_subject
+from flowgate.bus.reading import History, SubjectSource
+from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, Internal, ProtocolViolation, Refused
-from flowgate.interfaces import IFeed, IReader
-from flowgate.message import Cursor
-from flowgate.topics import Namespace
+from flowgate.interfaces import IFeed, IFilteredFeed, IReader
+from flowgate.message import Cursor, Run
+from flowgate.topics import FilterTree, Namespace, has_wildcard
 
 _HEARTBEAT_SECONDS = 5
 _RETRY_SECONDS = 1.0
+_MOST_ROOTS = 16
+"""First levels that a shared tail follows one by one; with more of them it follows all there are."""
+_CACHED_TOPICS = 10_000
+"""Topics whose readers a shared tail remembers; when full the memory starts anew."""
+_ALL = "#"
+_F = TypeVar("_F", bound=Feed)
 
 
 def _expect_away(failure: Failure) -> None:
@@ -55,16 +63,20 @@ class Feeds:
         self.grouper = grouper
         self.history = history
         self.epoch = ""
-        self._up = False
+        self.up = False
         self._waiting: list[Deferred[None]] = []
-        self._tails: dict[tuple[Namespace, str], Tail] = {}
+        self._tails: dict[tuple[Namespace, str], Tail[Feed]] = {}
+        self._shared: dict[Namespace, SharedTail] = {}
+
+    def _every(self) -> list[Tail[Any]]:
+        return [*self._tails.values(), *self._shared.values()]
 
     def opened(self, state: StreamState) -> None:
         """Go on after the bus came within reach."""
         remade = bool(self.epoch) and self.epoch != state.epoch
         self.epoch = state.epoch
-        self._up = True
-        for tail in list(self._tails.values()):
+        self.up = True
+        for tail in self._every():
             tail.reopened(state, remade)
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
@@ -72,14 +84,14 @@ class Feeds:
 
     def closed(self) -> None:
         """Rest until the bus comes back."""
-        self._up = False
-        for tail in list(self._tails.values()):
+        self.up = False
+        for tail in self._every():
             tail.closed()
 
     def ended(self, reason: Refused) -> None:
         """Tell every reader that no more comes."""
-        self._up = False
-        for tail in list(self._tails.values()):
+        self.up = False
+        for tail in self._every():
             for feed in list(tail.feeds):
                 feed.end(reason)
         waiting, self._waiting = self._waiting, []
@@ -94,7 +106,7 @@ class Feeds:
         back: Deferred[None] = Deferred(
             lambda deferred: self._waiting.remove(deferred) if deferred in self._waiting else None
         )
-        if self._up:
+        if self.up:
             back.callback(None)
         else:
             self._waiting.append(back)
@@ -105,14 +117,16 @@ class Feeds:
 
         :raises BusUnavailable: if the bus is not within reach.
         """
-        state = await stream_info(self.link, self.settings)
+        state = await self.history.state()
         key = (namespace, filter_)
+        subject = filter_subject("*", namespace, filter_)
         tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self, filter_subject("*", namespace, filter_), lambda: self._forget(key))
+            tail = self._tails[key] = Tail(self, [subject], lambda: self._forget(key))
             tail.start(state.last)
         # The future begins behind what the tail has brought already, which may be more than the answer knew of.
-        feed = Feed(self, tail, reader, max(state.last, tail.last) if after is None else after.sequence)
+        place = max(state.last, tail.last) if after is None else after.sequence
+        feed = Feed(self, tail, SubjectSource(self.history, subject), reader, place)
         tail.feeds[feed] = None
         try:
             await tail.ready()
@@ -128,18 +142,59 @@ class Feeds:
     def _forget(self, key: tuple[Namespace, str]) -> None:
         self._tails.pop(key, None)
 
+    async def follow_filters(
+        self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None
+    ) -> IFilteredFeed:
+        """See :meth:`IBus.follow_filters`.
 
-class Tail:
-    """The live end of the stream on one filter, shared by its readers."""
+        :raises BusUnavailable: if the bus is not within reach.
+        """
+        tail = self._shared.get(namespace)
+        if tail is None:
+            tail = self._shared[namespace] = SharedTail(self, namespace, lambda: self._forget_shared(namespace))
+        feed = FilteredFeed(self, tail, reader, 0 if after is None else after.sequence)
+        tail.feeds[feed] = None
+        state: StreamState | None = None
+        try:
+            if after is None or after.epoch != self.epoch:
+                state = await self.history.state()
+            await feed.join(filters)
+            if after is None and state is not None:
+                feed.skip(max(state.last, tail.last))
+            await tail.ready()
+        except BusUnavailable:
+            feed.stop()
+            raise
+        if after is None:
+            feed.go_live()
+        else:
+            feed.begin(state, after)
+        return feed
+
+    def _forget_shared(self, namespace: Namespace) -> None:
+        self._shared.pop(namespace, None)
+
+
+class Tail(Generic[_F]):
+    """The live end of the stream on some subjects, shared by its readers.
+
+    :ivar last: the place that the tail has come to.
+    :ivar given: the place up to which its feeds have what it brought.
+    """
 
     _log = Logger()
 
-    def __init__(self, feeds: Feeds, subject: str, unused: Callable[[], None]) -> None:
+    def __init__(self, feeds: Feeds, subjects: Sequence[str], unused: Callable[[], None]) -> None:
+        """Describe a tail; :meth:`start` sets it going.
+
+        :param subjects: none of which takes in another.
+        :param unused: called when the last reader has gone.
+        """
         self._context = feeds
-        self.subject = subject
+        self._subjects = subjects
         self._unused = unused
-        self.feeds: dict[Feed, None] = {}
-        self.last = 0
+        self.feeds: dict[_F, None] = {}
+        self.last = self.given = 0
         self._token = ""
         self._subscription = b""
         self._expected = 1  # the next consumer sequence
@@ -171,7 +226,7 @@ class Tail:
         self._expected = 1
         token = self._token = self._context.link.token()
         # Not by an inbox: what a consumer delivers bears the subject it was published on.
-        self._subscription = self._context.link.subscribe(self._deliver_subject(token), self._delivered)
+        self._subscription = self._context.link.subscribe(self._deliver_subject(token), partial(self._delivered, token))
         Deferred.fromCoroutine(self._create(token)).addErrback(self._failed, token)
 
     def _deliver_subject(self, token: str) -> str:
@@ -184,7 +239,7 @@ class Tail:
             "deliver_subject": self._deliver_subject(token),
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": self.last + 1,
-            "filter_subject": self.subject,
+            "filter_subjects": list(self._subjects),
             "ack_policy": "none",
             "max_deliver": 1,
             "replay_policy": "instant",
@@ -210,12 +265,18 @@ class Tail:
     def _failed(self, failure: Failure, token: str) -> None:
         if not isinstance(failure.value, BusUnavailable | ProtocolViolation):
             self._log.failure("the stream cannot be followed", failure)
-        ready, self._ready = self._ready, []
-        for deferred in ready:
-            deferred.errback(BusUnavailable(str(failure.value)))
-        if token == self._token and not self._stopped and self._context.link.up:
+        if token != self._token or self._stopped:
+            return
+        self._refuse(BusUnavailable(str(failure.value)))
+        if self._context.link.up:
             self._cancel_timer()
             self._timer = self._context.reactor.callLater(_RETRY_SECONDS, self._retry)
+
+    def _refuse(self, reason: BusUnavailable) -> None:
+        """Tell those who wait that the consumer does not stand."""
+        ready, self._ready = self._ready, []
+        for deferred in ready:
+            deferred.errback(reason)
 
     def _retry(self) -> None:
         self._timer = None
@@ -262,6 +323,7 @@ class Tail:
         if self._token:
             self._context.link.unsubscribe(self._subscription)
             self._token = ""
+        self._refuse(BusUnavailable())
 
     def reopened(self, state: StreamState, remade: bool) -> None:
         """The bus came back: start at the end again, and let every reader find its own way there."""
@@ -269,23 +331,25 @@ class Tail:
         self.start(state.last)
         for feed in list(self.feeds):
             feed.reopened(state, remade)
+        self.given = self.last  # from now on no feed takes it for its own place before it has read up to it
 
-    def remove(self, feed: Feed) -> None:
+    def remove(self, feed: _F) -> None:
         """Serve a reader no more; without readers, end."""
         self.feeds.pop(feed, None)
         if not self.feeds and not self._stopped:
             self._stopped = True
             self._running = False
             self._drop_consumer()
-            ready, self._ready = self._ready, []
-            for deferred in ready:
-                deferred.errback(BusUnavailable())
+            self._refuse(BusUnavailable())
             self._unused()
 
-    def _delivered(self, messages: list[Message]) -> None:
+    def _delivered(self, token: str, messages: list[Message]) -> None:
+        if token != self._token:
+            return  # it was replaced a moment ago
         self._heard = True
         link = self._context.link
         data: list[Message] = []
+        idle = 0  # a place up to which there is nothing but what has come
         for message in messages:
             head = message[3]
             if not head or not wire.status(head):
@@ -300,7 +364,10 @@ class Tail:
             if last and int(last) != self._expected - 1 + len(data):
                 self._remake("a message is missing")
                 return
+            if last:
+                idle = int(wire.header(head, b"Nats-Last-Stream") or 0)
         if not data:
+            self.last = self.given = max(self.last, idle)
             return
         # TCP and the server keep the order: if the ends are where they should be, nothing between them is missing.
         first, _ = consumer_place(data[0])
@@ -314,14 +381,21 @@ class Tail:
             self._lagging()
             return
         runs = self._context.grouper.stored(data, consumed_at, delivered_subject)
-        self.last = runs[-1].sequences[-1]
+        self.last = max(runs[-1].sequences[-1], idle)
+        self._hand_out(runs)
+        self.given = self.last
+
+    def _hand_out(self, runs: list[Run]) -> None:
         for feed in list(self.feeds):
-            try:
-                feed.tailed(runs)
-            except Exception:
-                # One reader's fault must not cost the others their messages.
-                self._log.failure("a reader of the stream failed")
-                feed.end(Internal())
+            self._give(feed, runs)
+
+    def _give(self, feed: Feed, runs: list[Run]) -> None:
+        try:
+            feed.tailed(runs)
+        except Exception:
+            # One reader's fault must not cost the others their messages.
+            self._log.failure("a reader of the stream failed")
+            feed.end(Internal())
 
     def _lagging(self) -> None:
         """Start again at the end, and have the readers read pages until they are there."""
@@ -330,6 +404,103 @@ class Tail:
         Deferred.fromCoroutine(self._skip()).addErrback(self._failed, "")
 
     async def _skip(self) -> None:
-        state = await stream_info(self._context.link, self._context.settings)
+        state = await self._context.history.state()
         if not self._stopped:
             self.reopened(state, False)
+
+
+class SharedTail(Tail[FilteredFeed]):
+    """The live end of a namespace's acknowledged messages, for all readers of several filters.
+
+    It follows the first levels (*roots*) of their filters, and hands each message to those readers alone of whom a
+    filter matches.  Roots are not taken back while the tail lives.
+    """
+
+    def __init__(self, feeds: Feeds, namespace: Namespace, unused: Callable[[], None]) -> None:
+        super().__init__(feeds, [], unused)
+        self.namespace = namespace
+        self._roots: dict[str, dict[str, str]] = {}  # subjects by first level or _ALL, by kind
+        self._tree: FilterTree[FilteredFeed] = FilterTree()
+        self._targets: dict[str, tuple[FilteredFeed, ...]] = {}
+
+    async def place(self) -> None:
+        """Have :attr:`last` tell a place of now.
+
+        :raises BusUnavailable: if JetStream does not answer.
+        """
+        if not self._roots:
+            state = await self._context.history.state()
+            if not self._roots:
+                self.last = self.given = state.last
+
+    def ready(self) -> Deferred[None]:
+        return super().ready() if self._roots else succeed(None)
+
+    def _make(self) -> None:
+        if self._roots:
+            super()._make()
+
+    def join(self, filters: Iterable[str], feed: FilteredFeed) -> None:
+        """Hand out to ``feed`` what matches ``filters`` and lies behind :attr:`last`."""
+        first = not self._roots
+        grown = False
+        for filter_ in filters:
+            self._tree.add(filter_, feed)
+            self._forget(filter_)
+            grown = self._cover(filter_) or grown
+        if grown and (first or self._token):  # else it is going to be made anyway
+            # At once, and from where the old consumer has come to: so the tail's place is the place on every root.
+            self._running = False
+            self._make()
+
+    def leave(self, filter_: str, feed: FilteredFeed) -> None:
+        """Take back one filter of a :meth:`join`."""
+        self._tree.discard(filter_, feed)
+        self._forget(filter_)
+
+    def _forget(self, filter_: str) -> None:
+        if has_wildcard(filter_):
+            self._targets.clear()
+        else:
+            self._targets.pop(filter_, None)
+
+    def _cover(self, filter_: str) -> bool:
+        """Follow the root of ``filter_``; tell whether that is new."""
+        roots = self._roots.setdefault("$" if filter_.startswith("$") else "-", {})
+        level = filter_.partition("/")[0]
+        if _ALL in roots or level in roots:
+            return False
+        if level in ("+", "#") or len(roots) >= _MOST_ROOTS:
+            roots.clear()
+            roots[_ALL] = kind_subject(LOG, self.namespace, filter_)
+        else:
+            roots[level] = filter_subject(LOG, self.namespace, f"{level}/#")
+        self._subjects = [subject for roots in self._roots.values() for subject in roots.values()]
+        return True
+
+    def _find(self, name: str) -> tuple[FilteredFeed, ...]:
+        if len(self._targets) >= _CACHED_TOPICS:
+            self._targets.clear()
+        found = self._targets[name] = tuple(dict.fromkeys(self._tree.match(name)))
+        return found
+
+    def _hand_out(self, runs: list[Run]) -> None:
+        targets = self._targets
+        if len(runs) == 1:
+            name = runs[0].topic.name
+            found = targets.get(name)
+            for feed in self._find(name) if found is None else found:
+                self._give(feed, runs)
+            return
+        shares: dict[FilteredFeed, list[Run]] = {}
+        for run in runs:
+            name = run.topic.name
+            found = targets.get(name)
+            for feed in self._find(name) if found is None else found:
+                share = shares.get(feed)
+                if share is None:
+                    shares[feed] = [run]
+                else:
+                    share.append(run)
+        for feed, share in shares.items():
+            self._give(feed, share)

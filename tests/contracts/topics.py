@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -11,8 +11,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
-from flowgate.interfaces import IBus, IBusListener, IFeed, IReader
-from flowgate.message import Cursor, Run
+from flowgate.interfaces import IBus, IBusListener, IFeed, IFilteredFeed, IReader
+from flowgate.message import Backlog, Cursor, Run
 from flowgate.topics import Namespace, Topic
 
 if TYPE_CHECKING:
@@ -169,6 +169,21 @@ class TopicsContract(_Mixin):
         self.addCleanup(feed.stop)
         return feed
 
+    async def follow_filters(
+        self, filters: Sequence[str], reader: Reader, after: Cursor | None = None
+    ) -> IFilteredFeed:
+        feed: IFilteredFeed = await self.done(self.bus.follow_filters(SHOP, filters, reader, after))
+        self.addCleanup(feed.stop)
+        return feed
+
+    async def publish_known(self, name: str, *payloads: bytes) -> list[int]:
+        """Publish one by one, and tell the places."""
+        return [(await self.done(self.bus.publish_one(self.topic(name), payload))).sequence for payload in payloads]
+
+    async def backlog(self, filters: Sequence[str], after: Cursor, messages: int = 10**6, size: int = 10**9) -> Backlog:
+        waiting: Backlog = await self.done(self.bus.backlog(SHOP, filters, after, messages, size))
+        return waiting
+
     def cursor(self, sequence: int) -> Cursor:
         return Cursor(self.bus.epoch, sequence)
 
@@ -289,6 +304,53 @@ class TopicsContract(_Mixin):
         self.assertFalse(self.bus.send(Run(self.topic("a"), [huge]), True))
         await self.publish("a", b"2")
         self.assertEqual(await self.shown(), [("a", b"2")])
+
+    async def test_retain_is_kept(self) -> None:
+        """The wish for retention arrives and is read as it was published, and parts the runs."""
+        await self.done(self.bus.attach(SHOP))
+        for payload, retain, qos in ((b"1", False, 1), (b"2", True, 1), (b"3", True, 2), (b"4", False, 2)):
+            await self.done(self.bus.publish(Run(self.topic("a"), [payload], qos=qos, retain=retain)))
+        await self.done(self.bus.publish_one(self.topic("a"), b"5", qos=2, retain=True))
+        self.bus.send(Run(self.topic("a"), [b"6"], retain=True), True)
+        await self.publish("a", b"7")
+        await self.until(self.listener, lambda: b"7" in self.listener.payloads)
+        read = await self.done(self.bus.history(SHOP, "a", self.cursor(0), 9))
+        expected = [(b"1", False), (b"2", True), (b"3", True), (b"4", False), (b"5", True), (b"6", True), (b"7", False)]
+        self.assertEqual([(one, run.retain) for run in read for one in run.payloads], expected)
+        del expected[5]  # sent unacknowledged: it does not come back
+        self.assertEqual([(one, run.retain) for run in self.listener.runs for one in run.payloads], expected)
+
+    async def test_ids_of_a_run(self) -> None:
+        """What was stored in a run with message ids is a duplicate when it comes again by itself."""
+        await self.done(self.bus.attach(SHOP))
+        ids = ["s 1", "€2", "3" * 300]
+        await self.done(self.bus.publish(Run(self.topic("a"), [b"1", b"2", b"3"], qos=2, message_ids=ids)))
+        for number, message_id in enumerate(ids, 1):
+            again = await self.done(self.bus.publish_one(self.topic("a"), b"%d" % number, qos=2, message_id=message_id))
+            self.assertEqual((again.sequence, again.duplicate), (number, True))
+        other = await self.done(self.bus.publish_one(self.topic("a", OTHER), b"4", message_id=ids[0]))
+        self.assertFalse(other.duplicate)
+        await self.fence()
+        self.assertEqual(self.before_fences(), [b"1", b"2", b"3"])
+
+    async def test_known_ids_in_a_run(self) -> None:
+        """A message whose id is known is passed over, wherever in the run it is; the others are stored."""
+        for known in ("a", "c", "e"):
+            await self.done(self.bus.publish_one(self.topic("t"), known.encode(), message_id=known))
+        run = Run(self.topic("t"), [b"a", b"b", b"c", b"d", b"e"], qos=1, message_ids=["a", "b", "c", "d", "e"])
+        await self.done(self.bus.publish(run))
+        await self.done(self.bus.publish(Run(self.topic("t"), [b"a"], qos=1, message_ids=["a"])))
+        self.assertEqual([one for _, one in await self.shown("t")], [b"a", b"c", b"e", b"b", b"d"])
+
+    async def test_long_run_with_ids(self) -> None:
+        """A run of any length keeps its ids together with its messages."""
+        count = 2345
+        payloads = numbered(0, count)
+        run = Run(self.topic("a"), payloads, qos=1, message_ids=[f"id{number}" for number in range(count)])
+        await self.done(self.bus.publish(run))
+        for number in (0, 999, 1000, 1001, count - 1):
+            again = await self.done(self.bus.publish_one(self.topic("a"), b"", message_id=f"id{number}"))
+            self.assertEqual((again.sequence, again.duplicate), (number + 1, True))
 
     # -- unacknowledged
 
@@ -568,6 +630,416 @@ class TopicsContract(_Mixin):
         await self.done(self.bus.stop())
         self.assertEqual([type(one) for one in reader.seen], [BusUnavailable])
 
+    # -- following several filters
+
+    async def test_filtered_feed(self) -> None:
+        """A feed of filters offers what its interface asks for."""
+        verifyObject(IFilteredFeed, await self.follow_filters(["a"], Reader()))
+
+    async def test_filters_of_the_future(self) -> None:
+        """Without a cursor, what is acknowledged from now on is given, once however many filters match it, in order."""
+        await self.publish("a/b", b"past")
+        reader = Reader()
+        await self.follow_filters(["a/b", "a/+", "+/b", "a/#", "c"], reader)
+        self.bus.send(Run(self.topic("a/b"), [b"unacknowledged"]), True)
+        for name in ("a/b", "c", "other", "a", "a/c", "x/b", "c/d", "$a/b"):
+            await self.publish(name, name.encode())
+        await self.publish("c", b"end", qos=2)
+        await self.until(reader, lambda: b"end" in reader.seen)
+        self.assertEqual(reader.seen, [b"a/b", b"c", b"a", b"a/c", b"x/b", b"end"])
+        self.assertEqual([run.qos for run in reader.runs], [1, 1, 1, 1, 1, 2])
+
+    async def test_filters_from_a_cursor(self) -> None:
+        """With a cursor, the rest of history is given across all filters in stream order, then the future."""
+        names = ["a/1", "b", "a/2", "other", "c/x/y", "$s/x"]
+        for number in range(60):
+            await self.publish(names[number % 6], b"%d" % number)
+            self.bus.send(Run(self.topic(names[number % 6]), [b"unacknowledged"]), True)
+        (known,) = await self.publish_known("b", b"known")
+        for number in range(60, 120):
+            await self.publish(names[number % 6], b"%d" % number)
+        for cursor, first in ((self.cursor(known), 60), (self.cursor(0), 0)):
+            reader = Reader()
+            await self.follow_filters(["a/+", "b", "a/1", "c/#", "+/x/y", "$s/+"], reader, cursor)
+            await self.publish("b", b"end")
+            await self.until(reader, lambda reader=reader: b"end" in reader.seen)  # type: ignore[misc]
+            expected = [b"%d" % number for number in range(first, 120) if number % 6 != 3]
+            self.assertEqual([one for one in reader.seen if one not in (b"known", b"end")], expected)
+            self.assertEqual(reader.sequences, sorted(set(reader.sequences)))
+
+    async def test_filters_while_publishing(self) -> None:
+        """A reader that begins amid a stream of publishes misses nothing and sees nothing twice."""
+        results = [self.bus.publish(Run(self.topic(f"t/{n % 10}"), [b"%d" % n], qos=1)) for n in range(100)]
+        reader = Reader()
+        following = self.bus.follow_filters(SHOP, ["t/#", "t/1", "+/2"], reader, self.cursor(0))
+        results += [self.bus.publish(Run(self.topic(f"t/{n % 10}"), [b"%d" % n], qos=1)) for n in range(100, 300)]
+        feed = await self.done(following)
+        self.addCleanup(feed.stop)
+        for result in results:
+            await self.done(result)
+        await self.until(reader, lambda: len(reader.seen) >= 300)
+        self.assertEqual(reader.seen, numbered(0, 300))
+
+    async def test_leading_wildcards(self) -> None:
+        """A leading wildcard passes by topics that begin with ``$`` ([MQTT-4.7.2-1]); a filter with their name does not."""
+        everything, hidden = Reader(), Reader()
+        await self.follow_filters(["#", "+/x"], everything, self.cursor(0))
+        await self.follow_filters(["$s/#", "+/x"], hidden, self.cursor(0))
+        for name in ("$s/x", "$t/x", "a/x", "b"):
+            await self.publish(name, name.encode())
+        await self.until(everything, lambda: b"b" in everything.seen)
+        await self.until(hidden, lambda: b"a/x" in hidden.seen)
+        self.assertEqual((everything.seen, hidden.seen), ([b"a/x", b"b"], [b"$s/x", b"a/x"]))
+
+    async def test_cursor_moves_on(self) -> None:
+        """The cursor of a live reader is never behind what it was given, and reading from it repeats nothing."""
+        reader = Reader()
+        feed = await self.follow_filters(["a", "b/#"], reader, self.cursor(0))
+        await self.publish("a", b"1")
+        await self.publish("b", b"2")
+        await self.until(reader, lambda: len(reader.seen) == 2)
+        self.assertGreaterEqual(feed.cursor.sequence, reader.sequences[-1])
+        cursor = feed.cursor
+        feed.stop()
+        self.assertGreaterEqual(feed.cursor.sequence, cursor.sequence)
+        await self.publish("b/c", b"3")
+        again = Reader()
+        await self.follow_filters(["a", "b/#"], again, feed.cursor)
+        await self.publish("a", b"4")
+        await self.until(again, lambda: b"4" in again.seen)
+        self.assertEqual(again.seen, [b"3", b"4"])
+
+    async def test_cursor_of_an_idle_reader(self) -> None:
+        """What others are given on the same topics' first level moves the cursor of a reader that wants none of it."""
+        idle, busy = Reader(), Reader()
+        feed = await self.follow_filters(["t/1"], idle, self.cursor(0))
+        await self.follow_filters(["t/2"], busy)
+        (place,) = await self.publish_known("t/2", b"x")
+        await self.until(busy, lambda: bool(busy.seen))
+        await self.publish("t/1", b"mine")
+        await self.until(idle, lambda: bool(idle.seen))
+        (place,) = await self.publish_known("t/2", b"y")
+        await self.until(busy, lambda: len(busy.seen) == 2)
+        await self.publish("t/3", b"z")  # so that this is not inside of a read
+        self.assertGreaterEqual(feed.cursor.sequence, place)
+        self.assertEqual(idle.seen, [b"mine"])
+
+    async def test_cursor_inside_read(self) -> None:
+        """While anybody is being given something, a cursor claims nothing that is still to be given to its reader."""
+        claims: list[tuple[int, int]] = []  # a cursor, and how many messages its reader had been given then
+
+        class Curious(Reader):
+            def read(self, run: Run) -> bool:
+                goes_on = super().read(run)
+                if feeds:
+                    claims.append((feeds[0].cursor.sequence, len(reader.sequences)))
+                return goes_on
+
+        feeds: list[IFilteredFeed] = []
+        reader, other = Curious(), Curious()
+        feeds.append(await self.follow_filters(["t/#"], reader))
+        await self.follow_filters(["t/#"], other)
+        for number in range(40):
+            self.bus.publish(Run(self.topic(f"t/{number % 3}"), [b"%d" % number], qos=1))
+        await self.publish("t/9", b"end")
+        await self.until(reader, lambda: b"end" in reader.seen)
+        await self.until(other, lambda: b"end" in other.seen)
+        for cursor, given in claims:
+            self.assertTrue(all(sequence > cursor for sequence in reader.sequences[given:]))
+
+    async def test_add_a_filter(self) -> None:
+        """A filter added to a live reader gives what is stored from then on; the place says what was there before."""
+        reader = Reader()
+        feed = await self.follow_filters([], reader, self.cursor(0))
+        (before,) = await self.publish_known("a", b"before")
+        place = await self.done(feed.add("a"))
+        self.assertGreaterEqual(place, before)
+        await self.publish("a", b"1")
+        await self.until(reader, lambda: bool(reader.seen))
+        await self.publish("b/c", b"before")
+        place = await self.done(feed.add("b/+"))
+        await self.publish("b/c", b"2")
+        await self.publish("a", b"3")
+        await self.until(reader, lambda: b"3" in reader.seen)
+        given = [one for run in reader.runs for one in zip(run.payloads, run.sequences, strict=True)]
+        self.assertEqual([one for one, at in given if one != b"before" or at > place], [b"1", b"2", b"3"])
+
+    async def test_add_a_filter_again(self) -> None:
+        """A filter that is read already stays as it is, and so does one that another takes in."""
+        reader = Reader()
+        feed = await self.follow_filters(["a"], reader, self.cursor(0))
+        for filter_ in ("a", "a", "+", "+"):
+            await self.done(feed.add(filter_))
+        await self.publish("a", b"1")
+        await self.until(reader, lambda: bool(reader.seen))
+        feed.discard("a")
+        await self.publish("a", b"2")
+        await self.until(reader, lambda: b"2" in reader.seen)
+        feed.discard("+")
+        feed.discard("never there")
+        await self.publish("a", b"3")
+        await self.done(feed.add("b"))
+        await self.publish("b", b"4")
+        await self.until(reader, lambda: b"4" in reader.seen)
+        self.assertEqual(reader.seen, [b"1", b"2", b"4"])
+
+    async def test_add_a_filter_while_catching_up(self) -> None:
+        """A filter added to a reader that is still behind does not bring that filter's past."""
+        for number in range(20):
+            await self.publish(f"t/{number}", b"%d" % number)
+            await self.publish("late", b"old")
+        reader = Reader(appetite=1)
+        feed = await self.follow_filters(["t/#", "x"], reader, self.cursor(0))
+        await self.until(reader, lambda: reader.appetite == 0)
+        place = await self.done(feed.add("late"))
+        await self.publish("late", b"new")
+        await self.publish("t/20", b"20")
+        reader.appetite = 10**9
+        feed.resume()
+        await self.until(reader, lambda: b"20" in reader.seen)
+        self.assertEqual([one for one in reader.seen if one not in (b"old", b"new")], numbered(0, 21))
+        given = [one for run in reader.runs for one in zip(run.payloads, run.sequences, strict=True)]
+        self.assertEqual([one for one, at in given if one in (b"old", b"new") and at > place], [b"new"])
+        self.assertEqual(reader.sequences, sorted(set(reader.sequences)))
+
+    async def test_filters_added_while_publishing(self) -> None:
+        """Whatever is stored behind the place that ``add`` tells is given, also on topics that nobody read before."""
+        reader = Reader()
+        feed = await self.follow_filters(["t/0"], reader)
+        places: dict[str, int] = {}
+        results: list[Deferred[Any]] = []
+        stored: dict[int, str] = {}
+
+        def remember(answer: Any, name: str) -> None:
+            stored[answer.sequence] = name
+
+        for number in range(200):
+            if number % 10 == 0:
+                name = f"r{number // 10}/x"
+                adding: Deferred[Any] = feed.add(name)
+                results.append(adding.addCallback(lambda place, name: places.update({name: place}), name))
+            name = f"r{number % 20}/x"
+            results.append(self.bus.publish_one(self.topic(name), b"x").addCallback(remember, name))
+            if number % 7 == 0:
+                await self.done(results[-1])
+        for result in results:
+            await self.done(result)
+        await self.publish("t/0", b"end")
+        await self.until(reader, lambda: b"end" in reader.seen)
+        expected = {sequence for sequence, name in stored.items() if name in places and sequence > places[name]}
+        self.assertEqual(expected - set(reader.sequences), set())
+        self.assertEqual(reader.sequences, sorted(set(reader.sequences)))
+
+    async def test_discard_while_paused(self) -> None:
+        """What waits for a paused reader, from history or live, is not given if its filter was discarded meanwhile."""
+        for name, cursor in (("live", None), ("history", self.cursor(0))):
+            reader, witness = Reader(appetite=1), Reader()
+            keep, drop = f"{name}/keep", f"{name}/drop"
+            if cursor is not None:
+                await self.publish(keep, b"1")
+                await self.publish(drop, b"2")
+            feed = await self.follow_filters([keep, drop], reader, cursor)
+            await self.follow_filters([keep, drop], witness)
+            if cursor is None:
+                await self.publish(keep, b"1")
+            await self.until(reader, lambda reader=reader: reader.appetite == 0)  # type: ignore[misc]
+            await self.publish(drop, b"2")
+            await self.publish(keep, b"3")
+            await self.until(witness, lambda witness=witness: b"3" in witness.seen)  # type: ignore[misc]
+            feed.discard(drop)
+            reader.appetite = 10**9
+            feed.resume()
+            await self.publish(keep, b"4")
+            await self.until(reader, lambda reader=reader: b"4" in reader.seen)  # type: ignore[misc]
+            self.assertEqual(reader.seen, [b"1", b"3", b"4"])
+
+    async def test_slow_reader_of_filters(self) -> None:
+        """A reader that wants pauses is given nothing during them, and everything after them, live and from history."""
+        for number in range(20):
+            await self.publish(f"t/{number % 4}", b"%d" % number)
+        reader, witness = Reader(appetite=1), Reader()
+        feed = await self.follow_filters(["t/0", "t/1", "t/+"], reader, self.cursor(0))
+        await self.follow_filters(["t/#"], witness)
+        for number in range(20, 4020, 40):
+            await self.done(self.bus.publish(Run(self.topic("t/5"), numbered(number, number + 20), qos=1)))
+            await self.done(self.bus.publish(Run(self.topic("t/6"), numbered(number + 20, number + 40), qos=1)))
+        await self.until(witness, lambda: b"4019" in witness.seen)
+        self.assertEqual(len(reader.runs), 1)
+        place = feed.cursor
+        while reader.seen[-1] != b"4019":
+            self.assertEqual(reader.appetite, 0)
+            reader.appetite = 3
+            seen = len(reader.runs)
+            feed.resume()
+            enough = min(seen + 3, 10**9)
+            await self.until(
+                reader,
+                lambda enough=enough: len(reader.runs) >= enough or reader.seen[-1] == b"4019",  # type: ignore[misc]
+            )
+        self.assertEqual(reader.payloads[:20], numbered(0, 20))
+        self.assertEqual(reader.sequences, sorted(set(reader.sequences)))
+        self.assertEqual(place.sequence, reader.sequences[0])
+        self.assertEqual(reader.payloads[-20:], numbered(4000, 4020))
+        self.assertEqual(len(reader.gaps), 1)  # each topic holds less than was published on it
+
+    async def test_losses_of_filters_are_told(self) -> None:
+        """Trimmed history is told once, before the first message behind it."""
+        (known,) = await self.publish_known("a", b"known")
+        await self.publish("b", b"quiet")
+        await self.publish("a", *numbered(0, self.per_topic + 5))
+        reader = Reader()
+        await self.follow_filters(["b", "a", "c/#"], reader, self.cursor(known))
+        await self.publish("c", b"end")
+        await self.until(reader, lambda: b"end" in reader.seen)
+        self.assertEqual(len(reader.gaps), 1)
+        self.assertEqual(reader.gaps[0], self.cursor(known + 6))
+        self.assertIsInstance(reader.seen[0], Cursor)
+        self.assertEqual(reader.payloads, [b"quiet", *numbered(5, self.per_topic + 5), b"end"])
+
+    async def test_losses_of_other_filters_are_no_losses(self) -> None:
+        """A reader whose own topics lost nothing is told nothing, whatever others under the same levels lost."""
+        (known,) = await self.publish_known("t/busy", b"known")
+        await self.publish("t/busy", *numbered(0, self.per_topic + 5))
+        await self.publish("t/full", *numbered(0, self.per_topic + 5))
+        (known,) = await self.publish_known("t/full", b"seen")
+        await self.publish("t/busy", *numbered(0, self.per_topic + 5))
+        await self.publish("t/quiet", b"1")
+        reader = Reader()
+        await self.follow_filters(["t/quiet", "t/full"], reader, self.cursor(known))
+        await self.until(reader, lambda: bool(reader.seen))
+        self.assertEqual(reader.seen, [b"1"])
+
+    async def test_losses_before_a_filter_was_added(self) -> None:
+        """What a filter's topics lost before it was added is no loss of the reader."""
+        for number in range(3):
+            await self.publish(f"t/{number}", b"%d" % number)
+        reader = Reader(appetite=1)
+        feed = await self.follow_filters(["t/+", "x"], reader, self.cursor(0))
+        await self.until(reader, lambda: reader.appetite == 0)
+        await self.publish("late", *numbered(0, self.per_topic + 5))
+        await self.done(feed.add("late"))
+        reader.appetite = 10**9
+        feed.resume()
+        await self.publish("late", b"new")
+        await self.until(reader, lambda: b"new" in reader.seen)
+        self.assertEqual((reader.gaps, reader.payloads[:3]), ([], numbered(0, 3)))
+
+    async def test_filters_from_places_that_are_none(self) -> None:
+        """A cursor of another epoch, or beyond the end, is told a gap, then everything."""
+        await self.publish("a", b"1", b"2")
+        for cursor in (Cursor("elsewhere", 1), self.cursor(10**9)):
+            reader = Reader()
+            await self.follow_filters(["a", "b"], reader, cursor)
+            await self.until(reader, lambda reader=reader: len(reader.payloads) >= 2)  # type: ignore[misc]
+            self.assertEqual(reader.seen, [self.cursor(0), b"1", b"2"])
+
+    async def test_stopped_filtered_feed(self) -> None:
+        """After ``stop`` nothing is given, also not to a reader that stops from inside ``read``; others go on."""
+        reader, witness = Reader(), Reader()
+        feed = await self.follow_filters(["#"], reader)
+        await self.follow_filters(["+", "a"], witness)
+        reader.until(lambda: len(reader.seen) == 2).addCallback(lambda _: feed.stop())
+        for name in ("a", "b", "c"):
+            await self.publish(name, name.encode())
+        await self.until(witness, lambda: len(witness.seen) == 3)
+        feed.stop()
+        feed.resume()
+        feed.discard("#")
+        self.assertEqual(reader.seen, [b"a", b"b"])
+        self.failureResultOf(feed.add("b"), BusUnavailable)
+
+    async def test_stopped_bus_ends_filtered_feeds(self) -> None:
+        """Readers of filters learn that the bus stops."""
+        reader = Reader()
+        await self.follow_filters(["a"], reader)
+        await self.done(self.bus.stop())
+        self.assertEqual([type(one) for one in reader.seen], [BusUnavailable])
+
+    async def test_many_filters(self) -> None:
+        """Any number of filters, with first levels of their own, is read by one reader, and by many."""
+        names = [f"level{number}/x" for number in range(60)]
+        one = Reader()
+        await self.follow_filters(names, one, self.cursor(0))
+        each = [Reader() for _ in names]
+        for name, reader in zip(names, each, strict=True):
+            await self.follow_filters([name], reader, self.cursor(0))
+        for name in names:
+            await self.publish(name, name.encode())
+        await self.until(one, lambda: len(one.seen) == 60)
+        for name, reader in zip(names, each, strict=True):
+            await self.until(reader, lambda reader=reader: bool(reader.seen))  # type: ignore[misc]
+            self.assertEqual(reader.seen, [name.encode()])
+        again = Reader()
+        await self.follow_filters(names, again, self.cursor(0))
+        await self.until(again, lambda: len(again.seen) == 60)
+        self.assertEqual(again.seen, one.seen)
+
+    # -- what waits, and single messages
+
+    async def test_backlog_within_bounds(self) -> None:
+        """What waits within both bounds leaves the cursor as it is."""
+        (known,) = await self.publish_known("a", b"seen")
+        await self.publish("a", *numbered(0, 5))
+        await self.publish("b/c", b"12345")
+        await self.publish("other", *numbered(0, 20))
+        filters = ["a", "b/#", "+/c", "b/+"]
+        for messages, size in ((6, 10), (6, 10**9), (10**6, 10)):
+            self.assertEqual(
+                await self.backlog(filters, self.cursor(known), messages, size), Backlog(self.cursor(known), 0)
+            )
+        self.assertEqual(await self.backlog([], self.cursor(known), 0, 0), Backlog(self.cursor(known), 0))
+        nothing = await self.backlog(["nothing"], self.cursor(known), 0, 0)
+        self.assertEqual(nothing, Backlog(self.cursor(known), 0))
+
+    async def test_backlog_of_too_many_messages(self) -> None:
+        """The oldest are dropped until no more than so many wait; unacknowledged ones do not count."""
+        await self.publish("a", b"seen")
+        for number in range(20):
+            await self.publish("a" if number % 2 else "b", b"%d" % number)
+            self.bus.send(Run(self.topic("a"), [b"unacknowledged"]), True)
+            await self.publish("c", b"other")
+        waiting = await self.backlog(["a", "b"], self.cursor(1), 5)
+        self.assertEqual(waiting.dropped, 15)
+        reader = Reader()
+        await self.follow_filters(["a", "b"], reader, waiting.after)
+        await self.until(reader, lambda: len(reader.seen) >= 5)
+        self.assertEqual(reader.seen, numbered(15, 20))
+
+    async def test_backlog_of_too_many_bytes(self) -> None:
+        """The oldest are dropped until what waits is no larger than that."""
+        for size in (100, 10, 30, 70, 1):
+            await self.publish("a", bytes(size))
+        for size, dropped in ((211, 0), (210, 1), (111, 1), (110, 2), (71, 3), (70, 4), (1, 4), (0, 5)):
+            waiting = await self.backlog(["a", "b"], self.cursor(0), size=size)
+            self.assertEqual((waiting.dropped, waiting.after), (dropped, self.cursor(dropped)))
+
+    async def test_backlog_from_another_epoch(self) -> None:
+        """For a cursor of another epoch everything waits."""
+        await self.publish("a", *numbered(0, 9))
+        elsewhere = Cursor("elsewhere", 10**6)
+        self.assertEqual(await self.backlog(["a"], elsewhere, 9), Backlog(elsewhere, 0))
+        self.assertEqual(await self.backlog(["a"], elsewhere, 2), Backlog(self.cursor(7), 7))
+
+    async def test_fetch(self) -> None:
+        """Messages are read by their places, with what belongs to them; those that are gone are missing."""
+        await self.publish("a", *numbered(0, self.per_topic + 5))
+        last = self.per_topic + 5
+        stored = await self.done(self.bus.publish_one(self.topic("$b/ä"), b"x", qos=2, retain=True))
+        self.assertEqual(stored.sequence, last + 1)
+        self.bus.send(Run(self.topic("c"), [b"unacknowledged"]), True)
+        await self.publish("c", b"")
+        wanted = [last + 3, 3, last + 1, *range(1, last + 1), last + 2, 10**9]
+        found = await self.done(self.bus.fetch(wanted))
+        self.assertEqual(set(found), set(range(6, last + 4)))
+        self.assertEqual([found[at].payloads[0] for at in range(6, last + 1)], numbered(5, last))
+        run = found[last + 1]
+        self.assertEqual(
+            (run.topic, run.qos, run.retain, list(run.sequences)), (self.topic("$b/ä"), 2, True, [last + 1])
+        )
+        self.assertEqual((run.count, len(run.times)), (1, 1))
+        self.assertEqual((found[last + 2].qos, found[last + 3].qos, found[last + 3].payloads[0]), (0, 1, b""))
+        self.assertEqual(await self.done(self.bus.fetch([])), {})
+
     # -- away
 
     async def test_away(self) -> None:
@@ -581,6 +1053,9 @@ class TopicsContract(_Mixin):
             self.bus.publish_one(self.topic("a"), b"1"),
             self.bus.follow(SHOP, "a", Reader()),
             self.bus.history(SHOP, "a", self.cursor(0), 1),
+            self.bus.follow_filters(SHOP, ["a"], Reader()),
+            self.bus.backlog(SHOP, ["a"], self.cursor(0), 1, 1),
+            self.bus.fetch([1]),
         ):
             self.failureResultOf(refused, BusUnavailable)
         self.assertFalse(self.bus.send(run, True))
@@ -615,3 +1090,29 @@ class TopicsContract(_Mixin):
         slow.appetite = 10**9
         feed.resume()
         await self.until(slow, lambda: slow.seen == [b"1", b"2", b"3"])
+
+    async def test_filtered_feeds_go_on_after_coming_back(self) -> None:
+        """Readers of filters, live, slow or catching up, go on where they were, without a gap or a repeat."""
+        await self.publish("a", b"1")
+        live, slow = Reader(), Reader(appetite=1)
+        live_feed = await self.follow_filters(["a", "b/+"], live)
+        feed = await self.follow_filters(["+", "b/#"], slow, self.cursor(0))
+        await self.until(slow, lambda: slow.appetite == 0)
+        await self.publish("a", b"2")
+        await self.until(live, lambda: live.seen == [b"2"])
+        await self.go_away()
+        self.failureResultOf(live_feed.add("new"), BusUnavailable)
+        live_feed.discard("a")
+        await self.come_back()
+        await self.publish("a", b"3")
+        await self.publish("b/c", b"4")
+        await self.publish("new", b"5")
+        await self.until(live, lambda: b"4" in live.seen)
+        slow.appetite = 10**9
+        feed.resume()
+        await self.until(slow, lambda: b"5" in slow.seen)
+        self.assertEqual((live.seen, slow.seen), ([b"2", b"4"], numbered(1, 6)))
+        await self.done(live_feed.add("new"))
+        await self.publish("new", b"6")
+        await self.until(live, lambda: b"6" in live.seen)
+        self.assertEqual(live.seen, [b"2", b"4", b"6"])
