@@ -5,7 +5,7 @@ The adapters of all protocols call this room and nothing below it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,10 +15,22 @@ from zope.interface import implementer
 
 from flowgate.auth.permissions import Principal
 from flowgate.errors import InsufficientScope, InvalidParameter, MessageTooLarge
-from flowgate.interfaces import IBus, IBusListener, IFeed, IReader, ISubscriber
+from flowgate.interfaces import (
+    IBus,
+    IBusListener,
+    IFeed,
+    IFilteredFeed,
+    IGroupMember,
+    IGroups,
+    IMembership,
+    IReader,
+    IRetained,
+    ISubscriber,
+)
 from flowgate.limits import Limits, Policies
-from flowgate.message import Cursor, Run, Stored
-from flowgate.topics import Namespace, Topic, check_filter, check_topic, resolve
+from flowgate.message import Backlog, Cursor, RetainedPage, Run, Stored
+from flowgate.retaining import Retaining
+from flowgate.topics import RESERVED, Namespace, Topic, check_filter, check_topic, is_reserved, resolve
 
 if TYPE_CHECKING:
     from flowgate.connections import Connections
@@ -64,6 +76,7 @@ class Gateway:
     :ivar turn: the outboxes to flush after a read's worth of work.
     :ivar connections: the open connections of this node.
     :ivar meter: what was done.
+    :ivar figures: reads a page of what the gateway's own topics (``$SYS/…``) show now, as :meth:`retained` does.
     """
 
     def __init__(
@@ -75,8 +88,14 @@ class Gateway:
         meter: Meter,
         limits: Limits,
         policies: Policies,
+        *,
+        retained: IRetained,
+        groups: IGroups,
     ) -> None:
         self._bus = bus
+        self._retained = retained
+        self._retaining = Retaining(bus, retained, meter)
+        self._groups = groups
         self._router = router
         self._policies = policies
         self._paused: dict[Callable[[], None], None] = {}
@@ -84,6 +103,7 @@ class Gateway:
         self.turn = turn
         self.connections = connections
         self.meter = meter
+        self.figures: Callable[[Interest, int, int], RetainedPage] = lambda *_: RetainedPage([], None)
 
     # -- names and permissions
 
@@ -95,6 +115,8 @@ class Gateway:
         """
         resolved = resolve(name, principal.home, principal.grants.namespaces)
         topic = Topic(resolved.namespace, resolved.rest)
+        if is_reserved(topic.name):
+            raise InsufficientScope(f"{RESERVED} and the topics below it are the gateway's own: nobody publishes there")
         if not principal.grants.may_publish(topic):
             raise InsufficientScope("the token does not permit publishing to this topic")
         check_topic(resolved.rest)
@@ -133,33 +155,72 @@ class Gateway:
     # -- publishing
 
     def publish_unacknowledged(self, route: Route, run: Run) -> None:
-        """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it."""
-        run.recorded = self._bus.send(run, route.history)
+        """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it.
+
+        With :attr:`Run.retain` its last message is kept as the retained one, as far as possible too.
+        """
+        run.recorded = self._bus.send(run, route.history or self._groups.wants(run.topic))
         self._router.deliver(run)
+        if run.retain:
+            self._retaining.keep(run)
 
     def publish_run(self, run: Run) -> Deferred[None]:
         """Store a run at the lowest cost per message; subscribers get it from the bus.
 
-        :returns: a Deferred, fired once all of it is stored.
+        :returns: a Deferred, fired once all of it is stored, and with :attr:`Run.retain` its last message retained.
         :raises BusUnavailable: through the Deferred.
         """
-        return self._bus.publish(run)
+        return self._retaining.publish_run(run) if run.retain else self._bus.publish(run)
 
     def publish(
-        self, route: Route, payload: bytes, *, message_id: str | None = None, ttl: int | None = None, qos: int = 1
+        self,
+        route: Route,
+        payload: bytes,
+        *,
+        message_id: str | None = None,
+        ttl: int | None = None,
+        qos: int = 1,
+        retain: bool = False,
     ) -> Deferred[Stored]:
         """Store one message.
 
         :param message_id: the same id within 5 minutes is stored once.
-        :param ttl: seconds that history keeps it; the topic's policy if ``None``.
-        :returns: a Deferred of :class:`Stored`.
+        :param ttl: seconds that it is kept; if ``None``, what the topic's policy says in history, and for ever as the
+            retained message.
+        :param retain: keep it as the retained message of its topic; an empty one removes what is kept.
+        :returns: a Deferred of :class:`Stored`, fired once it is stored, and retained if that was wished.
         :raises MessageTooLarge: at once.
         :raises BusUnavailable: through the Deferred.
         """
         self.check_size(len(payload))
-        return self._bus.publish_one(
-            route.topic, payload, qos=qos, message_id=message_id, ttl=route.age if ttl is None else ttl
-        )
+        age = route.age if ttl is None else ttl
+        if retain:
+            return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl)
+        return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
+
+    def publish_trusted(
+        self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool
+    ) -> Deferred[None]:
+        """Publish what a client was permitted to publish before, and this node publishes in its place: a will.
+
+        :param message_id: however often and by whichever node it is published, at QoS 1 and 2 it is stored once.
+        :param again: whether it may have been published already.
+        :returns: a Deferred, fired once it is stored; at QoS 0 at once.
+        :raises BusUnavailable: through the Deferred.
+        """
+        policy = self._policies.find(topic.name)
+        route = Route(topic, False, policy.history, policy.age)
+        if not qos:
+            self.publish_unacknowledged(route, Run(topic, [payload], ttl=route.age, retain=retain))
+            self.turn.flush()
+            return succeed(None)
+        if not again:
+            # As a run, like the messages before it: a message by itself could overtake them.
+            return self.publish_run(
+                Run(topic, [payload], qos=qos, ttl=route.age, retain=retain, message_ids=[message_id])
+            )
+        stored = self.publish(route, payload, message_id=message_id, qos=qos, retain=retain)
+        return stored.addCallback(lambda _: None)
 
     def check_size(self, size: int) -> None:
         """:raises MessageTooLarge: if a payload of ``size`` bytes is not taken."""
@@ -181,12 +242,16 @@ class Gateway:
 
     # -- subscribing
 
-    def subscribe(self, subscriber: ISubscriber, interest: Interest, qos: int = 0) -> Deferred[None]:
+    def subscribe(
+        self, subscriber: ISubscriber, interest: Interest, qos: int = 0, durable: bool = False
+    ) -> Deferred[None]:
         """Deliver to ``subscriber`` what is published from now on.
 
+        :param durable: what it is to get at QoS 1 and 2 it reads by :meth:`follow_filters`.
         :returns: a Deferred, fired once that holds for all nodes; for this node it holds at once.
         """
-        if self._router.subscribe(subscriber, interest.namespace, interest.filter, interest.full, qos):
+        namespace, filter_, full = interest.namespace, interest.filter, interest.full
+        if self._router.subscribe(subscriber, namespace, filter_, full, qos, durable=durable):
             return self._bus.attach(interest.namespace)
         return succeed(None)
 
@@ -228,6 +293,40 @@ class Gateway:
         if limit < 1:
             raise InvalidParameter("limit must be at least 1")
         return self._bus.history(interest.namespace, interest.filter, after, limit)
+
+    def follow_filters(
+        self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None
+    ) -> Deferred[IFilteredFeed]:
+        """See :meth:`IBus.follow_filters`; whether the reader may is the caller's matter."""
+        return self._bus.follow_filters(namespace, filters, reader, after)
+
+    def backlog(
+        self, namespace: Namespace, filters: Iterable[str], after: Cursor, messages: int, size: int
+    ) -> Deferred[Backlog]:
+        """See :meth:`IBus.backlog`."""
+        return self._bus.backlog(namespace, filters, after, messages, size)
+
+    def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        """See :meth:`IBus.fetch`."""
+        return self._bus.fetch(sequences)
+
+    def join(self, interest: Interest, group: str, member: IGroupMember) -> Deferred[IMembership]:
+        """See :meth:`IGroups.join`."""
+        return self._groups.join(interest.namespace, group, interest.filter, member)
+
+    def retained(self, interest: Interest, after: int = 0, limit: int = 1000) -> Deferred[RetainedPage]:
+        """Read a page of the retained messages of a filter; see :meth:`IRetained.page`.
+
+        Whatever this node had begun to publish is in it.  To subscribe with retained messages, read them once the
+        subscription holds: then nothing is missed.
+        """
+        if is_reserved(interest.filter):
+            return succeed(self.figures(interest, after, limit))
+        return self._retaining.page(interest.namespace, interest.filter, after, limit)
+
+    def fetch_retained(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        """See :meth:`IRetained.fetch`."""
+        return self._retained.fetch(sequences)
 
     # -- IBusListener
 

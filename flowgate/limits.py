@@ -22,7 +22,13 @@ class Limits:
     inflight_messages: int = attrs.field(default=1000, metadata={"least": 1, "most": 65535})
     """QoS 1 and 2 deliveries to one MQTT client that it has not acknowledged yet."""
     queued_messages: int = attrs.field(default=10_000, metadata={"least": 0})
-    """QoS 1 and 2 deliveries that wait for a place among those in flight."""
+    """QoS 1 and 2 deliveries to one MQTT client that wait for a place among those in flight, or for the client."""
+    queued_bytes: int = attrs.field(default=16 * 1024 * 1024, metadata={"least": 65536})
+    """Bytes of payload of these deliveries, in flight and waiting."""
+    sessions: int = attrs.field(default=100_000, metadata={"least": 0})
+    """MQTT sessions that outlive their connections, connected or not, in the whole gateway."""
+    session_seconds: int = attrs.field(default=7 * 24 * 3600, metadata={"least": 1})
+    """How long such a session is kept for a client that is away."""
     connections: int = attrs.field(default=100_000, metadata={"least": 1})
     """Open connections of all protocols together."""
     subscriptions: int = attrs.field(default=1000, metadata={"least": 1})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run
-from flowgate.topics import FilterTree, Namespace, Topic, has_wildcard
+from flowgate.topics import FilterTree, Namespace, Topic, has_wildcard, is_reserved
 
 _CACHED_TOPICS = 10_000
 """Topics of one namespace whose subscribers are remembered; when full the memory starts anew."""
@@ -17,23 +17,30 @@ Deliver = Callable[[Run, bool, int], None]
 class _Subscription:
     """A filter of one subscriber; compared by identity."""
 
-    __slots__ = ("full", "history", "qos", "subscriber")
+    __slots__ = ("durable", "full", "history", "qos", "subscriber")
 
-    def __init__(self, subscriber: ISubscriber, full: bool, qos: int, history: bool) -> None:
+    def __init__(self, subscriber: ISubscriber, full: bool, qos: int, history: bool, durable: bool) -> None:
         self.subscriber = subscriber
         self.full = full
         self.qos = qos
         self.history = history
+        self.durable = durable
 
 
 class _Targets:
-    """The subscribers of one topic, ready to be called: those of everything, and those that also read history."""
+    """The subscribers of one topic, ready to be called.
 
-    __slots__ = ("all", "history")
+    :ivar all: they get everything.
+    :ivar history: they read history too, and get what it does not hold.
+    :ivar durable: they read what is acknowledged from the stream, and get the rest.
+    """
+
+    __slots__ = ("all", "durable", "history")
 
     def __init__(self) -> None:
         self.all: list[tuple[Deliver, bool, int]] = []
         self.history: list[tuple[Deliver, bool, int]] = []
+        self.durable: list[tuple[Deliver, bool]] = []
 
 
 class _Space:
@@ -57,6 +64,7 @@ class Router:
     def __init__(self) -> None:
         self._spaces: dict[Namespace, _Space] = {}
         self._own: dict[ISubscriber, dict[tuple[Namespace, str, bool], _Subscription]] = {}
+        self._reserved: dict[Namespace, int] = {}
 
     def subscribe(
         self,
@@ -66,6 +74,7 @@ class Router:
         full: bool,
         qos: int = 0,
         history: bool = False,
+        durable: bool = False,
     ) -> bool:
         """Add a subscription, or replace the one with the same filter ([MQTT-3.8.4-3]).
 
@@ -73,6 +82,8 @@ class Router:
         :param full: whether the subscriber is shown full names.
         :param qos: the quality of service granted.
         :param history: the subscriber reads history too, and gets here only what history does not hold.
+        :param durable: the subscriber reads what it is to get at QoS 1 and 2 from the stream, and gets here only what
+            travels unacknowledged.
         :returns: whether the subscription is new.
         """
         own = self._own.setdefault(subscriber, {})
@@ -82,13 +93,15 @@ class Router:
             space = self._spaces[namespace] = _Space()
         old = own.get(key)
         if old is not None:
-            old.qos, old.history = qos, history
+            old.qos, old.history, old.durable = qos, history, durable and qos > 0
             space.targets.clear()
             return False
-        own[key] = subscription = _Subscription(subscriber, full, qos, history)
+        own[key] = subscription = _Subscription(subscriber, full, qos, history, durable and qos > 0)
         space.tree.add(filter_, subscription)
         space.count += 1
         self._forget(space, filter_)
+        if is_reserved(filter_):
+            self._reserved[namespace] = self._reserved.get(namespace, 0) + 1
         return True
 
     def unsubscribe(self, subscriber: ISubscriber, namespace: Namespace, filter_: str, full: bool) -> bool:
@@ -109,11 +122,19 @@ class Router:
             self._forget(space, filter_)
         else:
             del self._spaces[namespace]
+        if is_reserved(filter_):
+            self._reserved[namespace] -= 1
+            if not self._reserved[namespace]:
+                del self._reserved[namespace]
         return True
 
     def subscriptions(self, subscriber: ISubscriber) -> list[tuple[Namespace, str, bool]]:
         """The namespace, filter and form of every subscription that ``subscriber`` has."""
         return list(self._own.get(subscriber, ()))
+
+    def reserved(self) -> list[Namespace]:
+        """The namespaces in which somebody has subscribed to topics that are the gateway's own."""
+        return list(self._reserved)
 
     @staticmethod
     def _forget(space: _Space, filter_: str) -> None:
@@ -125,13 +146,19 @@ class Router:
     def _find(self, space: _Space, topic: Topic) -> _Targets:
         live: dict[tuple[ISubscriber, bool], int] = {}
         history: dict[tuple[ISubscriber, bool], int] = {}
+        durable: dict[tuple[ISubscriber, bool], int] = {}
         for subscription in space.tree.match(topic.name):
-            best = history if subscription.history else live
+            best = history if subscription.history else durable if subscription.durable else live
             key = (subscription.subscriber, subscription.full)
             if best.get(key, -1) < subscription.qos:
                 best[key] = subscription.qos
         targets = _Targets()
-        targets.all = [(subscriber.deliver, full, qos) for (subscriber, full), qos in live.items()]
+        targets.all = [
+            (subscriber.deliver, full, qos)
+            for (subscriber, full), qos in live.items()
+            if (subscriber, full) not in durable
+        ]
+        targets.durable = [(subscriber.deliver, full) for subscriber, full in durable]
         targets.history = [
             (subscriber.deliver, full, qos)
             for (subscriber, full), qos in history.items()
@@ -154,3 +181,6 @@ class Router:
         if not run.recorded:
             for deliver, full, qos in targets.history:
                 deliver(run, full, qos)
+        if not run.qos:
+            for deliver, full in targets.durable:
+                deliver(run, full, 0)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, DeferredList, FirstError, maybeDeferred
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -27,17 +26,25 @@ from flowgate.auth.keys import Keyring
 from flowgate.auth.secrets import admin_token, agree_on_master, master_secret
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.bridge import NatsConnection
+from flowgate.bus.groups import LinkGroups
 from flowgate.bus.jetstream import JetStreamBus
 from flowgate.bus.kv import JetStreamStore
+from flowgate.bus.peers import LinkPeers
 from flowgate.bus.queues import JetStreamQueues
+from flowgate.bus.records import LinkStore
+from flowgate.bus.retained import JetStreamRetained
 from flowgate.bus.server import NatsServer, lock_directory
 from flowgate.connections import Connections
 from flowgate.errors import InvalidToken, StartError
+from flowgate.figures import Figures
 from flowgate.gateway import Gateway
 from flowgate.http.site import make_site
 from flowgate.limits import Policies
+from flowgate.listening import ClientCertificates, is_tls, listen
 from flowgate.metering import Meter
 from flowgate.mqtt.protocol import MqttFactory
+from flowgate.mqtt.sessions import Sessions
+from flowgate.mqtt.websocket import make_resource as make_mqtt_resource
 from flowgate.queues.service import Queues
 from flowgate.router import Router
 from flowgate.settings import Settings
@@ -115,6 +122,7 @@ class FlowGate(Service):
     async def _start(self) -> None:
         settings, reactor = self._settings, self._reactor
         began = reactor.seconds()
+        clients = client_certificates(settings)
         data = prepare_directory(settings.data)
         lock = lock_directory(data)
         self._undo.append(("lock", lock.release))
@@ -133,13 +141,27 @@ class FlowGate(Service):
             urls,
             shared=bool(settings.nats),
             replicas=settings.replicas,
-            history_messages=settings.history_messages,
+            # The stream is the queue of durable sessions too.
+            history_messages=max(settings.history_messages, settings.limits.queued_messages),
             history_age=settings.history_age,
         )
         wheel = Wheel(reactor)
         self._undo.append(("timers", wheel.stop))
         connections = Connections(settings.limits.connections)
-        gateway = Gateway(bus, Router(), Turn(), connections, Meter(), settings.limits, Policies(settings.policies))
+        peers = LinkPeers(bus.link, shared=bool(settings.nats))
+        groups = LinkGroups(reactor, bus.link, peers)
+        router = Router()
+        gateway = Gateway(
+            bus,
+            router,
+            Turn(),
+            connections,
+            Meter(),
+            settings.limits,
+            Policies(settings.policies),
+            retained=JetStreamRetained(reactor, bus.link, replicas=settings.replicas),
+            groups=groups,
+        )
         bus.listener = gateway
         self._undo.append(("bus", bus.stop))
         self._undo.append(("bus listener", lambda: setattr(bus, "listener", None)))
@@ -166,14 +188,25 @@ class FlowGate(Service):
             )
         )
 
+        records = LinkStore(bus.link, store, replicas=settings.replicas)
+        sessions = Sessions(gateway, records, peers, reactor, time.time)
+        self._undo.append(("shared subscriptions", groups.stop))
+        self._undo.append(("MQTT sessions", sessions.stop))
+        await sessions.start()
+        figures = Figures(gateway, router, peers, reactor)
+        self._undo.append(("figures", figures.stop))
+        figures.start()
         self._undo.append(("connections", lambda: self._drain(connections)))
-        websocket = make_resource(gateway, tokens, wheel, reactor, time.time)
+        mqtt = MqttFactory(gateway, tokens, sessions, wheel, reactor, time.time)
+        websockets = {
+            b"/ws": make_resource(gateway, tokens, wheel, reactor, time.time),
+            b"/mqtt": make_mqtt_resource(mqtt, lambda: self._draining),
+        }
         site = make_site(
-            gateway, tokens, keyring, queues, admin, websocket, wheel, reactor, time.time, lambda: self._draining
+            gateway, tokens, keyring, queues, admin, websockets, wheel, reactor, time.time, lambda: self._draining
         )
-        mqtt = MqttFactory(gateway, tokens, wheel, reactor, time.time)
         http_at = [await self._listen(endpoint, site, "HTTP and WebSocket") for endpoint in settings.http]
-        mqtt_at = [await self._listen(endpoint, mqtt, "MQTT") for endpoint in settings.mqtt]
+        mqtt_at = [await self._listen(endpoint, mqtt, "MQTT", clients) for endpoint in settings.mqtt]
         url = _url(settings.http, http_at)
         location = data / _LOCATION
         location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
@@ -189,15 +222,11 @@ class FlowGate(Service):
             command = f"flowgate key create USER APP --data {shlex.quote(str(data))}"
             _log.info("there is no API key yet; make the first one with: {command}", command=command)
 
-    async def _listen(self, description: str, factory: IProtocolFactory, what: str) -> str:
+    async def _listen(
+        self, description: str, factory: IProtocolFactory, what: str, clients: ClientCertificates | None = None
+    ) -> str:
         """Listen on an endpoint; return its address as another program on this machine writes it."""
-        try:
-            endpoint = endpoints.serverFromString(self._reactor, description)  # type: ignore[no-untyped-call]
-            port: IListeningPort = await endpoint.listen(factory)
-        except CannotListenError as error:
-            raise StartError(f"cannot listen on {description}: {error.socketError}") from None
-        except (ValueError, TypeError, OSError) as error:
-            raise StartError(f"{description!r} is no endpoint to listen on: {error}") from None
+        port = await listen(self._reactor, description, factory, clients)
         self._undo.append((description, port.stopListening))
         address = _address(port)
         _log.info("{what} at {address}", what=what, address=address)
@@ -247,6 +276,20 @@ class FlowGate(Service):
                 _log.error("stopping {name} takes too long and is not waited for", name=name)
         finally:
             over.cancel()
+
+
+def client_certificates(settings: Settings) -> ClientCertificates | None:
+    """Whose certificates MQTT clients may present; ``None`` if nobody's.
+
+    :raises StartError: if that cannot be had with these settings.
+    """
+    if settings.mqtt_client_ca is None:
+        if settings.mqtt_client_cert_required:
+            raise StartError("mqtt_client_cert_required needs mqtt_client_ca, to know whose certificates are good")
+        return None
+    if not any(map(is_tls, settings.mqtt)):
+        raise StartError("mqtt_client_ca needs an ssl: endpoint for MQTT: on others no certificate can be presented")
+    return ClientCertificates.load(settings.mqtt_client_ca, settings.mqtt_client_cert_required)
 
 
 def prepare_directory(path: Path) -> Path:

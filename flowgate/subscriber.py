@@ -30,24 +30,30 @@ class Sink(Protocol):
     def unregisterProducer(self) -> object: ...
 
 
+class Flushable(Protocol):
+    """What collects the work of a read and does it at the end: an outbox, or a value that is to be stored."""
+
+    def flush(self) -> None: ...
+
+
 class Turn:
-    """The outboxes that were written to since they were last sent."""
+    """The outboxes that were written to since they were last sent, and whatever else waits for the end of a read."""
 
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: list[Outbox] = []
+        self._waiting: list[Flushable] = []
 
-    def add(self, outbox: Outbox) -> None:
-        self._waiting.append(outbox)
+    def add(self, item: Flushable) -> None:
+        self._waiting.append(item)
 
     def flush(self) -> None:
         """Send what was written: called by whoever brought a read's worth of work, when it is done."""
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            for outbox in waiting:
+            for item in waiting:
                 try:
-                    outbox.flush()
+                    item.flush()
                 except Exception:
                     # One connection's fault must not keep the others from being sent.
                     _log.failure("a connection could not be written to")

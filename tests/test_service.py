@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
@@ -27,7 +28,10 @@ from flowgate import service
 from flowgate.auth.keys import KEYS, Keyring
 from flowgate.auth.permissions import Grants, Principal
 from flowgate.auth.tokens import REVOKED, TokenService
+from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
+from flowgate.bus.memory_peers import MemoryPeers, MemoryPeersHub
 from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections, IConnection
@@ -38,6 +42,7 @@ from flowgate.service import DRAIN_SECONDS, STEP_SECONDS, STOP_SECONDS, FlowGate
 from flowgate.settings import Settings
 from flowgate.tap import makeService
 from flowgate.topics import Namespace
+from tests.certificates import Authority
 
 HOME = Namespace("alice", "shop")
 HTTP = "tcp:8080:interface=127.0.0.1"
@@ -109,6 +114,7 @@ class _Part:
 
 class _Bus(MemoryBus):
     part: _Part
+    link = None
 
     def start(self) -> Deferred[None]:
         return self.part.start().addCallback(lambda _: MemoryBus.start(self))
@@ -164,6 +170,10 @@ class _Tests(SynchronousTestCase):
             ("JetStreamBus", make_bus),
             ("NatsConnection", lambda urls: self.nats),
             ("JetStreamStore", lambda nats, replicas: self.store),
+            ("LinkStore", lambda link, watches, replicas: self.store),
+            ("LinkPeers", lambda link, shared: MemoryPeers(MemoryPeersHub(self.reactor))),
+            ("LinkGroups", lambda reactor, link, peers: MemoryGroups(MemoryGroupsHub(reactor, self.bus))),
+            ("JetStreamRetained", lambda reactor, link, replicas: MemoryRetained(reactor)),
             ("JetStreamQueues", lambda nats, replicas: MemoryQueues(self.reactor)),
             ("Connections", lambda limit: self.connections),
         ):
@@ -211,6 +221,20 @@ class StartTests(_Tests):
         self.successResultOf(self.store.put(REVOKED, "t2", b"2000000000"))
         self.successResultOf(Keyring(self.store, b"m", lambda: 0).create_user("bob"))
         self.assertEqual((list(tokens._revoked), keyring.users()), (["t1"], []))
+
+    def test_asks_for_certificates(self) -> None:
+        """The authorities hold for the endpoints of MQTT, not for those of HTTP."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        authority = Authority()
+        certificate, key = authority.sign("gateway").save(directory, "server")
+        (directory / "ca.pem").write_bytes(authority.signed.pem)
+        tls = f":privateKey={key}:certKey={certificate}"
+        self.start(http=("ssl:8443" + tls,), mqtt=("ssl:8883" + tls, "tcp:1883"), mqtt_client_ca=directory / "ca.pem")
+        modes = {port: made.getContext().get_verify_mode() for port, _, made, _, _ in self.reactor.sslServers}
+        self.assertEqual(modes[8443], SSL.VERIFY_NONE)
+        self.assertTrue(modes[8883] & SSL.VERIFY_PEER)
+        self.assertFalse(modes[8883] & SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
 
     def test_dates(self) -> None:
         """Queues are dated by the calendar, not by the reactor's clock, which begins anywhere."""
@@ -322,6 +346,18 @@ class FailureTests(_Tests):
     def test_missing_certificate(self) -> None:
         """A certificate that cannot be read is named."""
         self.assertIn("/no/such.pem", self.fails(http=("ssl:8443:privateKey=/no/such.pem",)))
+
+    def test_client_certificates(self) -> None:
+        """Authorities for clients need a file that can be read, and an endpoint on which a certificate is seen."""
+        tls = "ssl:8883:privateKey=key.pem"
+        for changes, said in (
+            ({"mqtt": (MQTT,), "mqtt_client_ca": Path("/no/such.pem")}, "needs an ssl: endpoint"),
+            ({"mqtt": (MQTT, tls), "mqtt_client_ca": Path("/no/such.pem")}, "/no/such.pem cannot be read"),
+            ({"mqtt": (tls,), "mqtt_client_cert_required": True}, "needs mqtt_client_ca"),
+        ):
+            self.setUp()
+            self.assertIn(said, self.fails(**changes))
+            self.assertEqual(self.log, [])
 
     def test_server(self) -> None:
         """A nats-server that cannot be started is said in its own words."""

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from uuid import uuid4
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flowgate.auth import certificates
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.connections import IConnection
 from flowgate.errors import (
+    BusUnavailable,
     Internal,
-    InvalidParameter,
     InvalidToken,
     InvalidTopic,
     MissingToken,
     ProtocolViolation,
     Refused,
 )
-from flowgate.gateway import Gateway, Interest, Route
+from flowgate.gateway import Gateway, Route
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run
+from flowgate.metering import Account
 from flowgate.mqtt import packets
-from flowgate.mqtt.packets import Ack, Bare, Connect, Publish, ReturnCode, Subscribe, Type, Unsubscribe
+from flowgate.mqtt.durable import Durable
+from flowgate.mqtt.packets import Ack, Bare, Connect, Packet, Publish, ReturnCode, Subscribe, Type, Unsubscribe, Will
+from flowgate.mqtt.record import KeptWill
 from flowgate.mqtt.session import QueueFull, Session, State, check_allowed
+from flowgate.mqtt.sessions import Seat, Sessions
+from flowgate.mqtt.subscriptions import Subscriptions
 from flowgate.subscriber import Outbox, Sink
 from flowgate.timers import Wheel
-from flowgate.topics import MAX_NAME_BYTES, Namespace
+from flowgate.topics import MAX_NAME_BYTES, Namespace, Topic
 
 _log = Logger()
 
@@ -44,6 +50,9 @@ _KEEP_ALIVE_GRACE = 1.5
 
 CLOSE_SECONDS = 5
 """How long a client may take to read the rest of a connection that closes."""
+
+WARN_SECONDS = 30
+"""How long before its token expires a client is told, if it listens to its notices."""
 
 _CACHED_ROUTES = 1000
 """Topics of one connection whose route is remembered."""
@@ -79,6 +88,11 @@ def _encode_full(run: Run) -> bytes:
 _ENCODERS: tuple[Callable[[Run], bytes], Callable[[Run], bytes]] = (_encode_short, _encode_full)
 
 
+def _first_reason(failure: Failure) -> Failure:
+    """Why one of several things failed."""
+    return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
+
+
 class _Promise:
     """Acknowledgements that a client is owed once the bus has kept its part; sent in the order of its packets."""
 
@@ -95,7 +109,8 @@ class MqttProtocol(Protocol):
     """One MQTT connection."""
 
     factory: MqttFactory
-    transport: Any  # TCP, Unix or TLS
+    transport: Any  # TCP, Unix, TLS or a WebSocket
+    _account: Account  # once CONNECT was accepted
 
     def __init__(self, factory: MqttFactory) -> None:
         self.factory = factory
@@ -103,18 +118,24 @@ class MqttProtocol(Protocol):
         self._state = State.CONNECTING
         self._decoder = packets.Decoder(factory.largest_packet)
         self._principal: Principal | None = None
-        self._connect: Connect | None = None
-        self._will: tuple[Route, bytes, int] | None = None
+        self._client = ""
+        self._seat: Seat | None = None
+        self._will: KeptWill | None = None
         self._silence = 0.0
         self._heard = 0.0
         self._expires = 0.0
+        self._warned = False
         self._routes: dict[bytes, Route] = {}
-        self._interests: dict[str, Interest] = {}
         self._session: Session | None = None
+        self._durable: Durable | None = None
+        self._subscriptions: Subscriptions | None = None
         self._promises: deque[_Promise] = deque()
         self._owed = 0
         self._reading = True
         self._draining = False
+        self._suspended: Iterator[Packet] | None = None
+        self._unread: list[bytes] = []
+        self._rooms: list[tuple[Deferred[None], bool]] = []
 
     # -- the connection
 
@@ -123,27 +144,37 @@ class MqttProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
         limits = self._gateway.limits
         self._outbox = Outbox(cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes)
-        self._outbox.drained = self._pump
+        self._outbox.drained = self._drained
         self.factory.wheel.set(self, limits.connect_seconds)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closed:
+        if self._state is State.CLOSED:
             return  # only the end of the connection is awaited
         self._heard = self.factory.clock.seconds()
-        try:
-            for packet in self._decoder.feed(data):
-                kind = type(packet)
-                if kind is not Publish or self._state is not State.CONNECTED:
-                    check_allowed(self._state, packet)  # PUBLISH while connected, the usual case, always is
-                self._take[kind](self, packet)
-                if self._closed:
-                    break
-        except ProtocolViolation as violation:
-            self._refuse(violation)
-        except Refused as refusal:
-            # A PUBLISH that is not permitted or not possible has no negative answer in 3.1.1 ([MQTT-3.3.5-2]).
-            _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=refusal.code)
-            self._close()
+        if self._suspended is None:
+            self._take_packets(self._decoder.feed(data))
+        else:
+            self._unread.append(data)  # no more than was on its way when the transport was paused
+
+    def _take_packets(self, found: Iterator[Packet]) -> None:
+        """Do what packets ask for, until there are no more, or the rest has to wait for the session."""
+        reading = True
+        while reading:
+            reading = False
+            try:
+                for packet in found:
+                    kind = type(packet)
+                    if kind is not Publish or self._state is not State.CONNECTED:
+                        check_allowed(self._state, packet)  # PUBLISH while connected, the usual case, always is
+                    self._take[kind](self, packet)
+                    if self._state is not State.CONNECTED:
+                        break
+            except ProtocolViolation as violation:
+                self._refuse(violation)
+            except Refused as refusal:
+                reading = self._cannot(refusal)
+        if self._state is State.OPENING:
+            self._suspended = found
         self._gateway.turn.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -151,20 +182,45 @@ class MqttProtocol(Protocol):
         self.factory.wheel.cancel(self)
         self._outbox.discard()
         self._promises.clear()
+        self._had_room()
 
     @property
     def _closed(self) -> bool:
         return self._state is State.CLOSED
 
     @property
-    def _client(self) -> str:
-        return "" if self._connect is None else self._connect.client_id
+    def taking_part(self) -> bool:
+        """Whether the client takes part: CONNECT was accepted, and the end has not come."""
+        return self._state is State.CONNECTED
+
+    @property
+    def principal(self) -> Principal:
+        """Who the client is, once CONNECT was accepted."""
+        assert self._principal is not None
+        return self._principal
 
     def _refuse(self, violation: ProtocolViolation) -> None:
         _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
         if isinstance(violation, packets.UnacceptableProtocolLevel):
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
+
+    def _cannot(self, refusal: Refused) -> bool:
+        """Answer a PUBLISH that is refused; tell whether the connection goes on.
+
+        3.1.1 has no negative answer ([MQTT-3.3.5-2]): the connection is closed.  Where that would not help, because
+        the client can do nothing about it, there is no acknowledgement and a notice: the Billing Guard's refusals.
+        """
+        if self._closed:
+            return False
+        if refusal.status == 402:
+            self._gateway.meter.add("messages_dropped", "mqtt billing")
+            self._account.dropped += 1
+            self.notice({"code": refusal.code, "detail": refusal.detail, **refusal.members})
+            return True
+        _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=refusal.code)
+        self._close()
+        return False
 
     def _close(self) -> None:
         """Stop taking part now; the transport closes when what was written is sent, or not read in time."""
@@ -178,26 +234,19 @@ class MqttProtocol(Protocol):
         """Take this connection out of everything it is part of; the will goes out ([MQTT-3.1.2-8])."""
         if self._closed:
             return
-        connected = self._state is State.CONNECTED
         self._state = State.CLOSED
+        self._suspended = None
+        self._unread.clear()
         self.factory.wheel.cancel(self)
-        if connected:
+        if self._principal is not None:
             self._gateway.leave(self)
             self._gateway.connections.remove(self)
             self._gateway.cancel_when_drained(self._update_reading)
-            self.factory.gone(self)
-            self._publish_will()
-
-    def _publish_will(self) -> None:
-        if self._will is None:
-            return
-        (route, payload, qos), self._will = self._will, None
-        if qos:
-            # As a run, like the messages before it: a message by itself could overtake them.
-            stored = self._gateway.publish_run(Run(route.topic, [payload], qos=qos, ttl=route.age))
-            stored.addErrback(lambda failure: _log.warn("a will was lost: {reason}", reason=failure.getErrorMessage()))
-        else:
-            self._gateway.publish_unacknowledged(route, Run(route.topic, [payload], ttl=route.age))
+        if self._subscriptions is not None:
+            self._subscriptions.leave()
+        if self._seat is not None:
+            will, self._will = self._will, None
+            self.factory.sessions.leave(self._seat, will)
             self._gateway.turn.flush()
 
     def due(self) -> None:
@@ -207,20 +256,31 @@ class MqttProtocol(Protocol):
             self._heard = now  # it is us who do not listen
         if self._closed:
             self.transport.abortConnection()
-        elif self._state is State.CONNECTING:
-            _log.info("an MQTT client did not send CONNECT in time")
-            self.transport.abortConnection()
+        elif self._state is not State.CONNECTED:
+            what = "send CONNECT" if self._state is State.CONNECTING else "get its session"
+            _log.info("an MQTT client did not {what} in time", what=what)
+            self._abort()
         elif now >= self._expires:
             _log.info("MQTT client {client!r} closed: its token expired", client=self._client)
             self._close()
         elif self._silence and now - self._heard >= self._silence:
             _log.info("MQTT client {client!r} closed: silent beyond its keep alive", client=self._client)
-            self.transport.abortConnection()
+            self._abort()
         else:
+            if not self._warned and now >= self._expires - WARN_SECONDS:
+                self._warned = True
+                self.notice({"code": "token_expiring", "seconds": round(self._expires - now)})
+                self._gateway.turn.flush()
             self._await_due(now)
+
+    def _abort(self) -> None:
+        self._leave()
+        self.transport.abortConnection()
 
     def _await_due(self, now: float) -> None:
         delay = self._expires - now
+        if not self._warned:
+            delay = max(delay - WARN_SECONDS, 0)
         if self._silence:
             delay = min(delay, self._heard + self._silence - now)
         self.factory.wheel.set(self, delay)
@@ -246,37 +306,116 @@ class MqttProtocol(Protocol):
                 self._close()
                 return
             client_id = uuid4().hex  # [MQTT-3.1.3-6]
+        self._client = client_id
         try:
-            principal = factory.authenticate(packet)
+            principal = factory.authenticate(packet, self.transport)
+            will = None if packet.will is None else self._checked_will(principal, packet.will)
             gateway.connections.add(self, principal)
         except Refused as refusal:
-            _log.info("MQTT CONNECT refused: {code}", code=refusal.code)
-            self._outbox.write(packets.connack(False, return_code(refusal)))
-            self._close()
+            self._reject(refusal)
             return
         self._principal = principal
-        self._connect = packet
-        self._state = State.CONNECTED
-        if packet.will is not None:
-            try:
-                route = gateway.route(principal, packet.will.topic)
-                gateway.check_size(len(packet.will.payload))
-            except InvalidTopic as refusal:
-                raise ProtocolViolation(f"the will: {refusal.detail}") from None
-            except Refused as refusal:
-                _log.info("MQTT CONNECT refused for its will: {code}", code=refusal.code)
-                self._outbox.write(packets.connack(False, ReturnCode.NOT_AUTHORIZED))
-                self._close()
-                return
-            self._will = (route, packet.will.payload, packet.will.qos)
-        limits = gateway.limits
-        self._session = Session(limits.inflight_messages, limits.queued_messages, 16 * limits.subscriber_buffer_bytes)
-        factory.came(self, principal.home, client_id)
+        self._account = gateway.meter.account(principal.home)
         self._silence = packet.keep_alive * _KEEP_ALIVE_GRACE
-        now = factory.clock.seconds()
-        self._expires = now + principal.expires_at - factory.now()
+        self._state = State.OPENING
+        named = bool(packet.client_id)
+        self._seat, ready = factory.sessions.open(self, principal.home, client_id, packet.clean_session, will, named)
+        ready.addCallbacks(self._opened, self._not_opened, callbackArgs=(will,))
+        ready.addErrback(self._broken)
+        if self._state is State.OPENING:
+            self._update_reading()
+
+    def _reject(self, refusal: Refused) -> None:
+        _log.info("MQTT CONNECT refused: {code}", code=refusal.code)
+        self._outbox.write(packets.connack(False, return_code(refusal)))
+        self._close()
+
+    def _checked_will(self, principal: Principal, will: Will) -> KeptWill:
+        """The will as it is to be published.
+
+        :raises ProtocolViolation: if its topic is none ([MQTT-4.7.3-1]).
+        :raises Refused: if it may not be published.
+        """
+        try:
+            route = self._gateway.route(principal, will.topic)
+        except InvalidTopic as refusal:
+            raise ProtocolViolation(f"the will: {refusal.detail}") from None
+        self._gateway.check_size(len(will.payload))
+        return KeptWill(uuid4().hex, route.topic, will.payload, will.qos, will.retain)
+
+    def _opened(self, _: None, will: KeptWill | None) -> None:
+        if self._closed:
+            return
+        seat = self._seat
+        assert seat is not None
+        self._will = will
+        self._durable = durable = seat.durable
+        limits = self._gateway.limits
+        if durable is None:
+            self._session = Session(limits.inflight_messages, limits.queued_messages, limits.queued_bytes)
+        else:
+            self._session = durable.session
+        self._state = State.CONNECTED
+        now = self.factory.clock.seconds()
+        self._expires = now + self.principal.expires_at - self.factory.now()
         self._await_due(now)
-        self._send(packets.connack(False, ReturnCode.ACCEPTED))
+        self.send(packets.connack(seat.present, ReturnCode.ACCEPTED))
+        if durable is not None:
+            if durable.subscriptions:
+                self._subscribing().restore(durable)
+            durable.begin(*seat.begin)
+            seat.begin = None, None
+        self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
+        """Take the packets that came behind CONNECT."""
+        found, self._suspended = self._suspended, None
+        if found is None:
+            return  # it was taken at once: nothing had to wait
+        self._take_packets(found)
+        unread, self._unread = self._unread, []
+        for data in unread:
+            self.dataReceived(data)
+        self._update_reading()
+
+    def _not_opened(self, failure: Failure) -> None:
+        if not self._closed:
+            self._reject(self._reason(failure))
+            self._gateway.turn.flush()
+
+    def _broken(self, failure: Failure) -> None:
+        _log.failure("MQTT client {client!r} closed by a fault of ours", failure, client=self._client)
+        self._close()
+
+    # -- IClient: what sessions ask of a connection
+
+    def displaced(self) -> None:
+        self._close()
+
+    def permits(self, namespace: Namespace, filter_: str) -> bool:
+        return self.principal.grants.may_subscribe(namespace, filter_)
+
+    def lost(self, reason: Refused) -> None:
+        if not self._closed:
+            _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=reason.code)
+            self._close()
+
+    def taken(self) -> None:
+        if not self._closed:
+            _log.info("MQTT client {client!r} closed: another node has its session", client=self._client)
+            self._will = None
+            self._close()
+
+    def dropped(self, count: int, detail: str) -> None:
+        _log.warn(
+            "MQTT client {client!r} will not get {count} messages: {detail}",
+            client=self._client,
+            count=count or "some",
+            detail=detail,
+        )
+        self._gateway.meter.add("messages_dropped", "mqtt session", max(count, 1))
+        self._account.dropped += max(count, 1)
+        self.notice({"code": "messages_dropped", "count": count or None, "detail": detail})
 
     # -- PUBLISH
 
@@ -288,37 +427,79 @@ class MqttProtocol(Protocol):
         if packet.largest > gateway.limits.message_bytes:
             gateway.check_size(packet.largest)
         self.factory.received.value += packet.count
+        self._account.received += packet.count
         qos = packet.qos
         if not qos:
-            run = Run(route.topic, count=packet.count, split=packet.payloads, ttl=route.age)
+            run = Run(route.topic, count=packet.count, split=packet.payloads, ttl=route.age, retain=packet.retain)
             if not packet.retain:
                 # What came in is, byte for byte, what goes out to clients that use the same form of the name.
                 run.preset(_FORMS[route.full], packet.body)
             gateway.publish_unacknowledged(route, run)
         elif qos == 1:
-            run = Run(route.topic, count=packet.count, split=packet.payloads, qos=1, ttl=route.age)
+            run = Run(
+                route.topic, count=packet.count, split=packet.payloads, qos=1, ttl=route.age, retain=packet.retain
+            )
             self._promise(gateway.publish_run(run), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
         else:
-            self._publish_once(route, packet)
+            stored = self._store_once(route, packet)
+            self._promise(stored, packets.acks(Type.PUBREC, packet.packet_ids), packet.count)
         if (qos or route.history) and gateway.congested:
             self._update_reading()
 
-    def _publish_once(self, route: Route, packet: Publish) -> None:
-        """QoS 2: store what is new before the client is told to release it (section 4.3.3, method A)."""
-        assert self._session is not None
-        fresh = self._session.begin(packet.packet_ids)
-        payloads = [payload for payload, new in zip(packet.payloads(), fresh, strict=True) if new]
-        # A repeated packet is answered behind the promises before it: its first copy may still be on its way.
-        stored = (
-            self._gateway.publish_run(Run(route.topic, payloads, qos=2, ttl=route.age)) if payloads else succeed(None)
-        )
-        self._promise(stored, packets.acks(Type.PUBREC, packet.packet_ids), packet.count)
+    def _store_once(self, route: Route, packet: Publish) -> Deferred[None]:
+        """QoS 2: store what is new before the client is told to release it (section 4.3.3, method A).
+
+        A repeated packet is answered behind the promises before it: its first copy may still be on its way.
+        """
+        session, durable = self._session, self._durable
+        assert session is not None
+        begun = session.begin(packet.packet_ids)
+        told = list(zip(packet.packet_ids, packet.payloads(), begun, strict=True))
+        fresh = [(packet_id, payload, one.generation) for packet_id, payload, one in told if one.fresh]
+        ids = [packet_id for packet_id, _, _ in fresh]
+        run = Run(route.topic, [payload for _, payload, _ in fresh], qos=2, ttl=route.age, retain=packet.retain)
+        if durable is None:
+            stored = self._gateway.publish_run(run) if fresh else succeed(None)
+            return stored.addErrback(self._not_stored, ids)
+        waits: list[Deferred[Any]] = []
+        if fresh:
+            # With ids that are kept first: if this node dies now, the next one knows the message when it comes again.
+            run.message_ids = [durable.message_id(generation) for _, _, generation in fresh]
+            kept: Deferred[None] = Deferred()
+            durable.persist(lambda: kept.callback(None))
+            waits.append(kept.addCallback(self._store_kept, run).addCallbacks(*self._outcome(ids)))
+        for packet_id, payload, one in told:
+            if one.doubtful:
+                again = self._gateway.publish(
+                    route, payload, message_id=durable.message_id(one.generation), qos=2, retain=packet.retain
+                )
+                waits.append(again.addCallbacks(*self._outcome([packet_id])))
+        return gatherResults(waits, consumeErrors=True).addCallbacks(lambda _: None, _first_reason)
+
+    def _store_kept(self, _: None, run: Run) -> Deferred[None]:
+        if self._closed:
+            raise BusUnavailable  # the client repeats it on its next connection
+        return self._gateway.publish_run(run)
+
+    def _outcome(self, packet_ids: list[int]) -> tuple[Callable[[Any], None], Callable[[Failure], Failure]]:
+        """What to do when QoS 2 publishes of a durable session are stored, and when they are not."""
+
+        def stored(_: Any) -> None:
+            self.session.stored(packet_ids)
+            if self._durable is not None:
+                self._durable.changed()
+
+        return stored, lambda failure: self._not_stored(failure, packet_ids)
+
+    def _not_stored(self, failure: Failure, packet_ids: list[int]) -> Failure:
+        certain = isinstance(failure.value, Refused) and failure.value.status < 500
+        self.session.refused(packet_ids, certain)
+        return failure
 
     def _find_route(self, raw: bytes) -> Route:
-        assert self._principal is not None
         name = packets.text(raw)
         try:
-            route = self._gateway.route(self._principal, name)
+            route = self._gateway.route(self.principal, name)
         except InvalidTopic as refusal:
             raise ProtocolViolation(refusal.detail) from None  # [MQTT-3.3.2-2], [MQTT-4.7.3-1]
         if len(self._routes) >= _CACHED_ROUTES:
@@ -330,7 +511,7 @@ class MqttProtocol(Protocol):
         promise = _Promise(reply, count)
         self._promises.append(promise)
         self._owed += count
-        stored.addCallbacks(self._keep, self._break, callbackArgs=(promise,))
+        stored.addCallbacks(self._keep, self._break, callbackArgs=(promise,), errbackArgs=(promise,))
         if self._owed > self._gateway.limits.unacknowledged_messages:
             self._update_reading()
 
@@ -340,20 +521,23 @@ class MqttProtocol(Protocol):
         while promises and promises[0].kept:  # [MQTT-4.6.0-2], [-3]: in the order of the PUBLISH packets
             first = promises.popleft()
             self._owed -= first.count
-            self._send(first.reply)
+            if first.reply:
+                self.send(first.reply)
         if not self._reading:
             self._update_reading()
         if self._draining and not promises:
             self._close()
 
-    def _break(self, failure: Failure) -> None:
-        reason = failure.value
-        if not isinstance(reason, Refused):
-            _log.failure("an MQTT packet could not be carried out", failure)
-            reason = Internal()
-        if not self._closed:
-            _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=reason.code)
-            self._close()  # 3.1.1 has no other way to say no; the client sends again when it is back
+    def _reason(self, failure: Failure) -> Refused:
+        if isinstance(failure.value, Refused):
+            return failure.value
+        _log.failure("an MQTT packet could not be carried out", failure)
+        return Internal()
+
+    def _break(self, failure: Failure, promise: _Promise) -> None:
+        if self._cannot(self._reason(failure)):
+            promise.reply = b""  # no acknowledgement: the client may send it again later
+            self._keep(None, promise)
 
     def _update_reading(self) -> None:
         """Read on, or no further: a publisher is slowed down by what is not stored yet."""
@@ -362,7 +546,7 @@ class MqttProtocol(Protocol):
         gateway = self._gateway
         limit = gateway.limits.unacknowledged_messages
         full = self._owed > (limit if self._reading else limit // 2)
-        read = not (full or gateway.congested or self._draining)
+        read = not (full or gateway.congested or self._draining or self._state is State.OPENING)
         if gateway.congested:
             gateway.when_drained(self._update_reading)
         if read != self._reading:
@@ -371,66 +555,20 @@ class MqttProtocol(Protocol):
 
     # -- SUBSCRIBE, UNSUBSCRIBE and the small ones
 
+    def _subscribing(self) -> Subscriptions:
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self, self._gateway, self.factory.clock, self._client)
+        return self._subscriptions
+
     def _subscribe(self, packet: Subscribe) -> None:
-        codes: list[int] = []
-        waiting: list[Deferred[None]] = []
-        refused = ""
-        for name, qos in packet.filters:
-            try:
-                waiting.append(self._subscribe_one(name, qos))
-                codes.append(qos)
-            except InvalidTopic as refusal:
-                raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
-            except Refused as refusal:
-                refused = refusal.code
-                codes.append(packets.FAILURE)
-        if refused:
-            count = codes.count(packets.FAILURE)
-            _log.info(
-                "MQTT client {client!r}: {count} filters refused: {code}",
-                client=self._client,
-                count=count,
-                code=refused,
-            )
-        reply = packets.suback(packet.packet_id, codes)
-        ready = [one for one in waiting if not one.called]
-        if not ready:
-            self._send(reply)
-            return
-        left = len(ready)
-
-        def attached(_: None) -> None:
-            nonlocal left
-            left -= 1
-            if not left and self._state is State.CONNECTED:
-                self._send(reply)
-                self._gateway.turn.flush()
-
-        for one in ready:
-            one.addCallbacks(attached, self._break)
-
-    def _subscribe_one(self, name: str, qos: int) -> Deferred[None]:
-        assert self._principal is not None
-        if name.startswith("$share/"):
-            raise InvalidParameter("shared subscriptions are not supported")
-        interest = self._gateway.interest(self._principal, name)
-        if name not in self._interests and len(self._interests) >= self._gateway.limits.subscriptions:
-            raise InvalidParameter("too many subscriptions")
-        self._interests[name] = interest
-        return self._gateway.subscribe(self, interest, qos)
+        self._subscribing().subscribe(packet, self._durable)
 
     def _unsubscribe(self, packet: Unsubscribe) -> None:
-        for name in packet.filters:
-            if not name:
-                raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
-            interest = self._interests.pop(name, None)
-            if interest is not None:
-                self._gateway.unsubscribe(self, interest)
-        self._send(packets.acks(Type.UNSUBACK, (packet.packet_id,)))  # [MQTT-3.10.4-5]: in any case
+        self._subscribing().unsubscribe(packet, self._durable)
 
     def _bare(self, packet: Bare) -> None:
         if packet.type == Type.PINGREQ:
-            self._send(packets.PINGRESP)
+            self.send(packets.PINGRESP)
         else:
             self._will = None  # [MQTT-3.14.4-3]
             self._close()
@@ -438,12 +576,16 @@ class MqttProtocol(Protocol):
     # -- deliveries
 
     def deliver(self, run: Run, full: bool, qos: int) -> None:
+        if run.retain and self._subscriptions is not None:
+            self._subscriptions.seen(run.topic)
         if qos and run.qos:
             self._deliver_acknowledged(run, full, min(qos, run.qos))
         elif self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
             self.factory.sent.value += run.count
+            self._account.sent += run.count
         else:
             self._gateway.meter.add("messages_dropped", "mqtt slow", run.count)
+            self._account.dropped += run.count
 
     def _deliver_acknowledged(self, run: Run, full: bool, qos: int) -> None:
         assert self._session is not None
@@ -453,29 +595,101 @@ class MqttProtocol(Protocol):
             self._cut("it does not acknowledge what it is sent")
             return
         self.factory.sent.value += run.count
+        self._account.sent += run.count
         if data:
-            self._send(data)
+            self.send(data)
+
+    def seen(self, topic: Topic) -> None:
+        """A retained message of this topic is being delivered as a live one."""
+        if self._subscriptions is not None:
+            self._subscriptions.seen(topic)
+
+    @property
+    def session(self) -> Session:
+        """What is in flight, once CONNECT was accepted."""
+        assert self._session is not None
+        return self._session
+
+    def write(self, data: bytes, count: int) -> bool:
+        """Write packets of ``count`` messages that may be left out; tell whether the client is given them."""
+        if self._outbox.write(data):
+            self.factory.sent.value += count
+            self._account.sent += count
+            return True
+        self._gateway.meter.add("messages_dropped", "mqtt slow", count)
+        self._account.dropped += count
+        return False
 
     def _acknowledged(self, packet: Ack) -> None:
-        assert self._session is not None
-        session = self._session
+        session, durable = self._session, self._durable
+        assert session is not None
         reply = session.released(packet) if packet.type == Type.PUBREL else session.acknowledged(packet)
-        if reply:
-            self._send(reply)
+        if durable is None:
+            if reply:
+                self.send(reply)
+        elif reply:
+            durable.send_kept(reply)
+        else:
+            durable.changed()
         if session.waiting:
-            self._pump()
+            self.pump()
+        if session.finished and self._subscriptions is not None:
+            self._subscriptions.finished(session)
+        if durable is not None:
+            durable.flow()
+        self._had_room()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Send deliveries that waited, now that the client has acknowledged or read some."""
-        if self._session is not None and not self._outbox.blocked:
-            data = self._session.pump(self._gateway.limits.subscriber_buffer_bytes)
-            if data:
-                self._send(data)
+        session = self._session
+        if session is None or self._outbox.blocked or self._closed:
+            return
+        before = session.waiting
+        data = session.pump(self._gateway.limits.subscriber_buffer_bytes)
+        if not data:
+            return
+        self.factory.sent.value += before - session.waiting
+        self._account.sent += before - session.waiting
+        if self._durable is not None:
+            self._durable.send_deliveries(data)
+        else:
+            self.send(data)
 
-    def _send(self, data: bytes) -> None:
+    def _drained(self) -> None:
+        self.pump()
+        if self._durable is not None:
+            self._durable.flow()
+        self._had_room()
+
+    def room(self, window: bool) -> Deferred[None]:
+        """:returns: a Deferred, fired once the client reads on, with ``window`` also acknowledges, or is gone."""
+        if self._has_room(window):
+            return succeed(None)
+        room: Deferred[None] = Deferred()
+        self._rooms.append((room, window))
+        return room
+
+    def _has_room(self, window: bool) -> bool:
+        return self._closed or not (self._outbox.blocked or (window and self.session.busy))
+
+    def _had_room(self) -> None:
+        if self._rooms and self._has_room(False):
+            rooms, self._rooms = self._rooms, []
+            for room, window in rooms:
+                if self._has_room(window):
+                    room.callback(None)
+                else:
+                    self._rooms.append((room, window))
+
+    def send(self, data: bytes) -> None:
         """Write what may not be left out."""
         if not self._outbox.write(data):
             self._cut("it does not read what it is sent")
+
+    def notice(self, members: dict[str, object]) -> None:
+        """Tell the client something, if it listens to its notices."""
+        if self._subscriptions is not None:
+            self._subscriptions.notice(self.principal.home, members)
 
     def _cut(self, why: str) -> None:
         """A client that is too slow is cut off: it costs nobody else anything."""
@@ -483,8 +697,7 @@ class MqttProtocol(Protocol):
             return
         _log.info("MQTT client {client!r} cut off: {why}", client=self._client, why=why)
         self._gateway.meter.add("clients_cut", "mqtt slow")
-        self._leave()
-        self.transport.abortConnection()
+        self._abort()
 
     _take: dict[type, Callable[..., None]] = {
         Connect: _connected,
@@ -506,48 +719,45 @@ class MqttFactory(Factory):
     noisy = False
 
     def __init__(
-        self, gateway: Gateway, tokens: TokenService, wheel: Wheel, clock: IReactorTime, now: Callable[[], float]
+        self,
+        gateway: Gateway,
+        tokens: TokenService,
+        sessions: Sessions,
+        wheel: Wheel,
+        clock: IReactorTime,
+        now: Callable[[], float],
     ) -> None:
         self.gateway = gateway
+        self.sessions = sessions
         self.wheel = wheel
         self.clock = clock
         self.now = now
         self.received = gateway.meter.counter("messages_in", "mqtt")
         self.sent = gateway.meter.counter("messages_out", "mqtt")
         self._tokens = tokens
-        self._clients: dict[tuple[Namespace, str], MqttProtocol] = {}
-        self._names: dict[MqttProtocol, tuple[Namespace, str]] = {}
         # A PUBLISH with the longest full name, its packet identifier, and a CONNECT with a token and a will.
         self.largest_packet = gateway.limits.message_bytes + MAX_NAME_BYTES + 16 * 1024
 
     def buildProtocol(self, addr: IAddress | None) -> MqttProtocol:  # type: ignore[override]
         return MqttProtocol(self)
 
-    def authenticate(self, packet: Connect) -> Principal:
-        """Find who connects: the user name is ``Bearer``, the password a token.
+    def authenticate(self, packet: Connect, transport: Any) -> Principal:
+        """Find who connects: by a token, with the user name ``Bearer``, or by a client certificate.
 
-        :raises Refused: if the token is missing, wrong, expired or revoked.
+        With both, the token counts, and has to be one of the API key that the certificate names.
+
+        :raises Refused: if the token is missing, wrong, expired or revoked, or the certificate names no good key.
         """
+        certificate = certificates.of_peer(transport)
+        if certificate is not None and packet.user_name is None:
+            return self._tokens.verify_certificate(certificate)
         if packet.user_name is None or packet.user_name.lower() != "bearer" or packet.password is None:
             raise MissingToken("the user name has to be Bearer, the password a token")
         try:
             token = packet.password.decode("ascii")
         except UnicodeDecodeError:
             raise InvalidToken("a token has ASCII characters only") from None
-        return self._tokens.verify(token)
-
-    def came(self, protocol: MqttProtocol, home: Namespace, client_id: str) -> None:
-        """Remember a client; one with the same identifier that is here already is closed ([MQTT-3.1.4-2])."""
-        key = (home, client_id)
-        old = self._clients.get(key)
-        if old is not None:
-            _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
-            old._close()
-        self._clients[key] = protocol
-        self._names[protocol] = key
-
-    def gone(self, protocol: MqttProtocol) -> None:
-        """Forget a client that has closed."""
-        key = self._names.pop(protocol, None)
-        if key is not None and self._clients.get(key) is protocol:
-            del self._clients[key]
+        principal = self._tokens.verify(token)
+        if certificate is not None:
+            certificates.check_owner(certificate, principal)
+        return principal

@@ -1,0 +1,509 @@
+"""Who is connected where, and what is kept for clients that are away.
+
+Every client identifier of an application has one *seat* on one node at a time ([MQTT-3.1.4-2]).  A client with a
+durable session, or with a will, has a record in the store that names its node, so that another node can ask for the
+session, and can publish the will if the node dies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import uuid4
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flowgate.errors import BusUnavailable, Conflict, NotFound, Refused, TooManyConnections
+from flowgate.gateway import Gateway
+from flowgate.interfaces import IPeers, IStore
+from flowgate.message import Entry
+from flowgate.mqtt.durable import Durable, IDurableClient
+from flowgate.mqtt.record import RECORDS, STATES, KeptWill, Record, SavedState, client_key
+from flowgate.mqtt.session import Restored, Session
+from flowgate.topics import Namespace
+
+_log = Logger()
+
+LOOK_SECONDS = 5.0
+"""How often the nodes of clients are looked after; a node that is away twice in a row is dead."""
+EXPIRY_SECONDS = 60.0
+"""How often sessions are looked for that were left alone for too long."""
+_RETRY_SECONDS = 1.0
+_TAKEOVER_SECONDS = 5.0
+_EXPECTED = (BusUnavailable, CancelledError, Conflict)
+"""Why work that nobody waits for may fail without a fault: it is done again, or another node does it."""
+_ATTEMPTS = 5
+"""How often a CONNECT is tried again because another node changed the same record."""
+
+
+class IClient(IDurableClient, Protocol):
+    """What a seat needs of its connection."""
+
+    def displaced(self) -> None:
+        """Another connection has the same client identifier: close this one."""
+
+    def permits(self, namespace: Namespace, filter_: str) -> bool:
+        """Whether the client's token of now permits a subscription that was made with an earlier one."""
+
+
+@attrs.define(eq=False)
+class Seat:
+    """The place of a connected client.
+
+    :ivar durable: its session, if that outlives the connection.
+    :ivar present: whether the session was there before (the session present flag of CONNACK).
+    """
+
+    key: str
+    client: IClient
+    since: float
+    record: Record | None = None
+    revision: int = 0
+    durable: Durable | None = None
+    present: bool = False
+    begin: tuple[SavedState | None, Restored | None] = (None, None)
+    opening: bool = True
+    left: bool = False
+    waiting: list[Deferred[None]] = attrs.Factory(list)
+
+    def over(self) -> Deferred[None]:
+        """:returns: a Deferred, fired once the seat is free and everything about it is kept."""
+        over: Deferred[None] = Deferred()
+        self.waiting.append(over)
+        return over
+
+
+@attrs.frozen(slots=True)
+class _Known:
+    """What every node remembers of a record."""
+
+    owner: str
+    since: float
+    clean: bool
+
+
+class Sessions:
+    """The seats of this node, and the records of all.
+
+    Sessions expire ``limits.session_seconds`` after their client went away.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        store: IStore,
+        peers: IPeers,
+        clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        """Prepare; nothing happens before :meth:`start`.
+
+        :param store: for records and states.
+        :param clock: in the reactor's seconds.
+        :param now: seconds since 1970 UTC.
+        """
+        self._gateway = gateway
+        self._store = store
+        self._peers = peers
+        self._clock = clock
+        self._now = now
+        self._seats: dict[str, Seat] = {}
+        self._known: dict[str, _Known] = {}
+        self._missing: set[str] = set()
+        self._watch: Callable[[], None] | None = None
+        self._loops: list[LoopingCall] = []
+        self._leaving: set[Deferred[None]] = set()
+        self._working: set[Deferred[None]] = set()
+
+    # -- start and stop
+
+    def start(self) -> Deferred[None]:
+        """Learn which clients there are, and look after those whose nodes are gone.
+
+        :returns: a Deferred, fired once the wills that this node found at once are published.
+        :raises BusUnavailable: through the Deferred.
+        """
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        self._peers.answer("takeover", self._asked)
+        self._peers.answer("alive", lambda _: succeed(b""))
+        self._peers.hear("connected", self._told)
+        self._watch = await self._store.watch(RECORDS, self._changed)
+        await self._look()
+        for seconds, work in ((LOOK_SECONDS, self._look), (EXPIRY_SECONDS, self._expire)):
+            loop = LoopingCall(self._looked_after(work))
+            loop.clock = self._clock
+            self._loops.append(loop)
+            loop.start(seconds, now=False)
+
+    def _looked_after(self, work: Callable[[], Any]) -> Callable[[], Deferred[None]]:
+        def run() -> Deferred[None]:
+            working: Deferred[None] = Deferred.fromCoroutine(work())
+            self._working.add(working)
+
+            def ended(result: Any) -> None:
+                self._working.discard(working)
+                if isinstance(result, Failure) and not isinstance(result.value, _EXPECTED):
+                    _log.failure("looking after sessions failed", result)
+
+            return working.addBoth(ended)
+
+        return run
+
+    def stop(self) -> Deferred[None]:
+        """Wait until every session is kept; the connections have ended before."""
+        if self._watch is not None:
+            self._watch()
+            self._watch = None
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        for working in list(self._working):
+            working.cancel()
+        return DeferredList(list(self._leaving)).addCallback(lambda _: None)
+
+    # -- what is known of all nodes
+
+    def _changed(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._known.pop(key, None)
+            return
+        try:
+            record = Record.decode(value)
+        except ValueError as error:
+            _log.error("the record {key} cannot be read: {error}", key=key, error=error)
+            return
+        self._known[key] = _Known(record.owner, record.since, record.clean)
+
+    async def _look(self) -> None:
+        """Find the nodes that are gone, and do what they cannot do any more."""
+        owners = {known.owner for known in self._known.values() if known.owner and known.owner != self._peers.node}
+        missing: set[str] = set()
+        for owner in owners:
+            try:
+                await self._peers.ask(owner, "alive")
+            except NotFound:
+                missing.add(owner)
+            except BusUnavailable:
+                continue  # it may be us who are cut off
+        # A node that lost its connection for a moment is not dead; with a bus of our own there is no other node.
+        dead = missing if self._peers.alone else missing & self._missing
+        self._missing = missing
+        for owner in dead:
+            await self._bury(owner)
+
+    async def _bury(self, owner: str) -> None:
+        keys = [key for key, known in self._known.items() if known.owner == owner]
+        _log.info("node {owner} is gone; it had {count} MQTT clients", owner=owner, count=len(keys))
+        for key in keys:
+            entry = await self._store.get(RECORDS, key)
+            if entry is None:
+                continue
+            record = Record.decode(entry.value)
+            if record.owner == owner:
+                await self._let_go(key, record, entry.revision)
+
+    async def _let_go(self, key: str, record: Record, revision: int) -> None:
+        """Do what a node did not do that is gone: publish the will, and count the client as away from now on."""
+        try:
+            if record.will is not None and record.will.qos:
+                await self._publish(record.will, True)  # with an id: once, whoever else does it too
+            if record.clean:
+                await self._store.delete(RECORDS, key, revision)
+            else:
+                await self._fence(key, record)
+                away = attrs.evolve(record, owner="", since=self._now(), will=None)
+                await self._store.put(RECORDS, key, away.encode(), revision)
+            if record.will is not None and not record.will.qos:
+                await self._publish(record.will, True)  # without one: by whoever has changed the record
+        except Conflict:
+            return  # another node was faster, or the client is back
+
+    async def _fence(self, key: str, record: Record) -> None:
+        """Take a session's state from a node: should that node live after all, its next write fails."""
+        while True:
+            entry = await self._store.get(STATES, key)
+            state = None if entry is None else SavedState.decode(entry.value)
+            if state is None or state.uid != record.uid:
+                state = SavedState(record.uid, "", {}, Session(1, 0, 0).state())
+            try:
+                taken = attrs.evolve(state, owner="").encode()
+                await self._store.put(STATES, key, taken, 0 if entry is None else entry.revision)
+                return
+            except Conflict:
+                continue  # it has written once more
+
+    async def _expire(self) -> None:
+        """Remove the sessions of clients that stayed away for too long."""
+        limit = self._now() - self._gateway.limits.session_seconds
+        for key in [key for key, known in self._known.items() if not known.owner and known.since < limit]:
+            entry = await self._store.get(RECORDS, key)
+            if entry is None:
+                continue
+            record = Record.decode(entry.value)
+            if not record.owner and record.since < limit:
+                try:
+                    await self._store.delete(RECORDS, key, entry.revision)
+                except Conflict:
+                    continue  # the client is back
+                await self._store.delete(STATES, key)
+                _log.info("the session of MQTT client {client!r} has expired", client=record.client_id)
+                self._gateway.meter.add("sessions_expired", "mqtt")
+
+    def _asked(self, payload: bytes) -> Deferred[bytes]:
+        """Another node has a client with the identifier of one of ours: let it go first."""
+        seat = self._seats.get(payload.decode())
+        gone: Deferred[bytes] = Deferred()
+        if seat is None:
+            gone.callback(b"")
+        else:
+            seat.over().addCallback(lambda _: gone.callback(b""))
+            seat.client.displaced()
+        return gone
+
+    def _told(self, payload: bytes) -> None:
+        """A client without a record has connected to another node."""
+        key, since, node = json.loads(payload)
+        seat = self._seats.get(key)
+        # Of two connections at the same moment each node must close the same one.
+        if seat is not None and (seat.since, self._peers.node) < (since, node):
+            seat.client.displaced()
+
+    # -- coming
+
+    def open(
+        self, client: IClient, home: Namespace, client_id: str, clean: bool, will: KeptWill | None, named: bool
+    ) -> tuple[Seat, Deferred[None]]:
+        """Give a client its seat; a connection that has it is closed first, on whatever node it is.
+
+        :param client_id: not empty.
+        :param clean: no session before, none after ([MQTT-3.1.2-6]).
+        :param will: to be kept until the client has gone.
+        :param named: whether the client chose the identifier: one of ours is nobody else's.
+        :returns: the seat, whose holder has to :meth:`leave` it in any case, and a Deferred, fired once it can be
+            taken.
+        :raises Refused: through the Deferred.
+        """
+        key = client_key(home, client_id)
+        seat = Seat(key, client, self._now())
+        before = self._seats.get(key)
+        self._seats[key] = seat
+        if named or will is not None:
+            return seat, Deferred.fromCoroutine(self._open(seat, before, client_id, clean, will))
+        seat.opening = False
+        return seat, succeed(None)
+
+    async def _open(self, seat: Seat, before: Seat | None, client_id: str, clean: bool, will: KeptWill | None) -> None:
+        try:
+            await self._open_in_turn(seat, before, client_id, clean, will)
+        finally:
+            seat.opening = False
+            if seat.left:
+                self._give_up(seat, None)
+
+    async def _open_in_turn(
+        self, seat: Seat, before: Seat | None, client_id: str, clean: bool, will: KeptWill | None
+    ) -> None:
+        if before is not None:
+            _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
+            over = before.over()
+            before.client.displaced()
+            await over
+        self._peers.tell("connected", json.dumps([seat.key, seat.since, self._peers.node]).encode())
+        for _ in range(_ATTEMPTS):
+            if seat.left:
+                return
+            try:
+                if clean:
+                    await self._open_clean(seat, client_id, will)
+                else:
+                    await self._open_durable(seat, client_id, will)
+                return
+            except Conflict:
+                continue  # another node changed the record: look again
+        raise BusUnavailable("the client identifier is in use on several nodes at once")
+
+    async def _record_of(self, seat: Seat) -> tuple[Record | None, int]:
+        """The client's record, once no other node has the client."""
+        entry = await self._store.get(RECORDS, seat.key)
+        if entry is None:
+            return None, 0
+        record = Record.decode(entry.value)
+        if record.owner and record.owner != self._peers.node:
+            try:
+                await self._peers.ask(record.owner, "takeover", seat.key.encode(), _TAKEOVER_SECONDS)
+            except NotFound:
+                await self._let_go(seat.key, record, entry.revision)
+            entry = await self._store.get(RECORDS, seat.key)
+            if entry is None:
+                return None, 0
+            record = Record.decode(entry.value)
+        return record, entry.revision
+
+    async def _open_clean(self, seat: Seat, client_id: str, will: KeptWill | None) -> None:
+        try:
+            record, revision = await self._record_of(seat)
+        except BusUnavailable:
+            if will is not None:
+                raise
+            # The client may live without the bus; what it does not want any more is removed when the bus is back.
+            self._later(seat, self._discard_old)
+            return
+        if record is not None and not record.clean:
+            await self._discard(seat.key, revision)
+            record, revision = None, 0
+        if will is not None:
+            new = Record(client_id, uuid4().hex, True, self._peers.node, self._now(), self._gateway.epoch, will)
+            seat.revision = await self._store.put(RECORDS, seat.key, new.encode(), revision)
+            seat.record = new
+        elif record is not None:
+            await self._store.delete(RECORDS, seat.key, revision)
+
+    async def _discard(self, key: str, revision: int) -> None:
+        await self._store.delete(RECORDS, key, revision)
+        await self._store.delete(STATES, key)
+
+    async def _discard_old(self, seat: Seat) -> None:
+        record, revision = await self._record_of(seat)
+        if record is not None and self._seats.get(seat.key) is seat:
+            await self._discard(seat.key, revision)
+
+    async def _open_durable(self, seat: Seat, client_id: str, will: KeptWill | None) -> None:
+        record, revision = await self._record_of(seat)
+        stored: Entry | None = await self._store.get(STATES, seat.key)
+        limits = self._gateway.limits
+        if record is None or record.clean:
+            if len(self._known) >= limits.sessions and seat.key not in self._known:
+                raise TooManyConnections(f"the gateway keeps at most {limits.sessions} MQTT sessions")
+            record = Record(client_id, uuid4().hex, False, "", 0.0, self._gateway.epoch)
+        else:
+            seat.present = True  # [MQTT-3.2.2-2]: also without subscriptions
+        kept = tuple(one for one in record.subscriptions if seat.client.permits(one.namespace, one.filter))
+        record = attrs.evolve(record, owner=self._peers.node, since=self._now(), will=will, subscriptions=kept)
+        revision = await self._store.put(RECORDS, seat.key, record.encode(), revision)
+        session = Session(limits.inflight_messages, limits.queued_messages, limits.queued_bytes)
+        saved = restored = None
+        if stored is not None:
+            saved = SavedState.decode(stored.value)
+            if saved.uid == record.uid:
+                restored = session.restore(saved.session)
+            else:
+                saved = None
+        seat.record = record
+        seat.durable = Durable(
+            self._gateway,
+            self._store,
+            self._clock,
+            self._now,
+            self._peers.node,
+            seat.key,
+            record,
+            (revision, 0 if stored is None else stored.revision),
+            session,
+            seat.client,
+        )
+        seat.begin = saved, restored
+
+    # -- going
+
+    def leave(self, seat: Seat, will: KeptWill | None) -> None:
+        """Give up a seat: publish the will, and keep what the client has left behind.
+
+        :param will: to be published now ([MQTT-3.1.2-8]); ``None`` if there is none, or it is not to be.
+        """
+        if seat.left:
+            return
+        seat.left = True
+        if not seat.opening:
+            self._give_up(seat, will)
+
+    def _give_up(self, seat: Seat, will: KeptWill | None) -> None:
+        if seat.durable is not None:
+            seat.durable.stop()
+        if will is not None and seat.record is None:
+            self._background(self._publish(will, False), "a will was lost")
+            will = None
+        if seat.record is None:
+            self._free(seat)
+            return
+        leaving = Deferred.fromCoroutine(self._leave(seat, seat.record, will))
+        self._leaving.add(leaving)
+
+        def left(result: Any) -> None:
+            self._leaving.discard(leaving)
+            self._free(seat)
+            if isinstance(result, Failure):
+                _log.failure("what an MQTT client left behind could not be kept", result)
+
+        leaving.addBoth(left)
+
+    async def _leave(self, seat: Seat, record: Record, will: KeptWill | None) -> None:
+        # The will first: should this node die in between, another finds it in the record, and its id in the stream.
+        again = False
+        while will is not None:
+            try:
+                await self._publish(will, again)
+                will = None
+            except BusUnavailable:
+                again = True
+                await deferLater(self._clock, _RETRY_SECONDS)
+            except Refused as refusal:
+                _log.warn(
+                    "the will of MQTT client {client!r} was refused: {code}", client=record.client_id, code=refusal.code
+                )
+                will = None
+        if seat.durable is not None:
+            await seat.durable.close(False)
+            return
+        while True:
+            try:
+                await self._store.delete(RECORDS, seat.key, seat.revision)
+                return
+            except BusUnavailable:
+                await deferLater(self._clock, _RETRY_SECONDS)
+            except Conflict:
+                return  # another node has the client by now
+
+    def _free(self, seat: Seat) -> None:
+        if self._seats.get(seat.key) is seat:
+            del self._seats[seat.key]
+        waiting, seat.waiting = seat.waiting, []
+        for over in waiting:
+            over.callback(None)
+
+    def _publish(self, will: KeptWill, again: bool) -> Deferred[None]:
+        return self._gateway.publish_trusted(
+            will.topic, will.payload, qos=will.qos, retain=will.retain, message_id=f"will {will.id}", again=again
+        )
+
+    # -- work that nobody waits for
+
+    def _background(self, work: Deferred[Any], what: str) -> None:
+        work.addErrback(lambda failure: _log.warn("{what}: {reason}", what=what, reason=failure.getErrorMessage()))
+
+    def _later(self, seat: Seat, work: Callable[[Seat], Any]) -> None:
+        async def again() -> None:
+            while not seat.left:
+                await deferLater(self._clock, _RETRY_SECONDS)
+                try:
+                    await work(seat)
+                    return
+                except BusUnavailable:
+                    continue
+
+        working = Deferred.fromCoroutine(again())
+        self._working.add(working)
+
+        def ended(result: Any) -> None:
+            self._working.discard(working)
+            if isinstance(result, Failure) and not isinstance(result.value, _EXPECTED):
+                _log.failure("an old session could not be removed", result)
+
+        working.addBoth(ended)

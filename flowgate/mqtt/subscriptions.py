@@ -1,0 +1,339 @@
+"""What one MQTT connection has subscribed to: SUBSCRIBE and UNSUBSCRIBE, retained messages, shared subscriptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from flowgate.auth.permissions import Principal
+from flowgate.errors import BusUnavailable, Internal, InvalidParameter, InvalidTopic, ProtocolViolation, Refused
+from flowgate.gateway import Gateway, Interest
+from flowgate.interfaces import IGroupMember, IMembership, ISubscriber
+from flowgate.message import Run
+from flowgate.mqtt import packets
+from flowgate.mqtt.durable import Durable
+from flowgate.mqtt.packets import Subscribe, Type, Unsubscribe
+from flowgate.mqtt.session import Session
+from flowgate.topics import Namespace, Topic, matches
+
+_log = Logger()
+
+NOTICES = "$SYS/notices"
+"""The topic on which a client is told what concerns itself."""
+
+SHARED = "$share/"
+_SHARED_AT_ONCE = 64
+"""Messages of a shared subscription that one member has before it has finished any."""
+_SEEN_TOPICS = 10_000
+"""Topics that are remembered while retained messages are read; beyond that an older one may follow a newer one."""
+_RETRY_SECONDS = 1.0
+
+
+class ISubscribingClient(Protocol):
+    """What subscriptions need of their connection."""
+
+    @property
+    def taking_part(self) -> bool:
+        """Whether the client takes part."""
+
+    @property
+    def principal(self) -> Principal:
+        """Who the client is."""
+
+    @property
+    def session(self) -> Session:
+        """What is in flight to it."""
+
+    def send(self, data: bytes) -> None:
+        """Write what may not be left out."""
+
+    def write(self, data: bytes, count: int) -> bool:
+        """Write packets of ``count`` messages that may be left out; tell whether the client is given them."""
+
+    def pump(self) -> None:
+        """Send what the session has waiting, as far as the client takes it."""
+
+    def room(self, window: bool) -> Deferred[None]:
+        """:returns: a Deferred, fired once the client reads on, with ``window`` also acknowledges, or is gone."""
+
+    def lost(self, reason: Refused) -> None:
+        """A subscription cannot go on."""
+
+    def deliver(self, run: Run, full: bool, qos: int) -> None:
+        """Take what is published, as :class:`~flowgate.interfaces.ISubscriber` does."""
+
+
+@implementer(IGroupMember)
+class _Member:
+    """A shared subscription of the client.  At QoS 1 at most: a message may go to another member after all."""
+
+    def __init__(self, subscriptions: Subscriptions, interest: Interest, qos: int) -> None:
+        self._subscriptions = subscriptions
+        self.interest = interest
+        self.qos = min(qos, 1)
+        self._membership: IMembership | None = None
+        self._left = False
+
+    def joined(self, membership: IMembership) -> None:
+        if self._left:
+            membership.leave()
+            return
+        self._membership = membership
+        membership.ask(_SHARED_AT_ONCE)
+
+    def take(self, run: Run, handles: Sequence[str]) -> None:
+        if self._left:
+            return  # whoever leaves gives back what is not done
+        client = self._subscriptions.client
+        name = run.topic.shown(self.interest.full)
+        if self.qos and run.qos:
+            client.session.put(name, run.payloads, 1, repeat(None), tokens=[(self, handle) for handle in handles])
+            client.pump()
+        else:
+            client.write(packets.publishes(name, run.payloads), run.count)
+            client.room(False).addCallback(lambda _: self.finished(handles))
+
+    def finished(self, handles: Sequence[str]) -> None:
+        """The client has these; it may be given as many more."""
+        if self._membership is not None:
+            self._membership.done(handles)
+            self._membership.ask(len(handles))
+
+    def lost(self, reason: Refused) -> None:
+        self._membership = None
+        self._subscriptions.client.lost(reason)
+
+    def leave(self) -> None:
+        self._left = True
+        membership, self._membership = self._membership, None
+        if membership is not None:
+            membership.leave()
+
+
+class Subscriptions:
+    """The subscriptions of one connection.
+
+    :ivar client: the connection.
+    """
+
+    def __init__(self, client: ISubscribingClient, gateway: Gateway, clock: IReactorTime, client_id: str) -> None:
+        self.client = client
+        self._gateway = gateway
+        self._clock = clock
+        self._client_id = client_id
+        self._interests: dict[str, Interest] = {}
+        self._members: dict[str, _Member] = {}
+        self._retained: set[Deferred[None]] = set()
+        self._seen: set[Topic] = set()
+
+    # -- SUBSCRIBE
+
+    def subscribe(self, packet: Subscribe, durable: Durable | None) -> None:
+        """Subscribe, and send SUBACK once the subscriptions hold for all nodes; then the retained messages."""
+        codes: list[int] = []
+        waiting: list[Deferred[None]] = []
+        granted: list[tuple[str, Interest, int]] = []
+        refused: list[Refused] = []
+        for name, qos in packet.filters:
+            try:
+                if name.startswith(SHARED):
+                    waiting += self._share(name, qos, durable)
+                    codes.append(min(qos, 1))
+                else:
+                    interest = self._interest(name, name)
+                    waiting += self._subscribe(name, interest, qos, durable)
+                    granted.append((name, interest, qos))
+                    codes.append(qos)
+            except InvalidTopic as refusal:
+                raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
+            except Refused as refusal:
+                refused.append(refusal)
+                codes.append(packets.FAILURE)
+        if refused:
+            _log.info(
+                "MQTT client {client!r}: {count} filters refused: {code}",
+                client=self._client_id,
+                count=len(refused),
+                code=refused[-1].code,
+            )
+        reply = packets.suback(packet.packet_id, codes)
+
+        def holds() -> None:
+            if self.client.taking_part:
+                self.client.send(reply)
+                if granted:
+                    self._send_retained(granted)
+                self._gateway.turn.flush()
+
+        self._when_all(waiting, holds)
+
+    def _when_all(self, waiting: Iterable[Deferred[None]], then: Callable[[], None]) -> None:
+        unfinished = [one for one in waiting if not one.called or isinstance(one.result, Failure)]
+        if not unfinished:
+            then()
+            return
+        gathered = gatherResults(unfinished, consumeErrors=True).addCallback(lambda _: then())
+        gathered.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        reason = failure.value
+        if isinstance(reason, FirstError):
+            reason = reason.subFailure.value
+        if not isinstance(reason, Refused):
+            _log.failure("a subscription could not be made", failure)
+            reason = Internal()
+        self.client.lost(reason)
+
+    def _interest(self, name: str, filter_: str) -> Interest:
+        """What a filter stands for.
+
+        :raises Refused: if the client may not subscribe to it.
+        """
+        interest = self._gateway.interest(self.client.principal, filter_)
+        if name not in self._interests and len(self._interests) >= self._gateway.limits.subscriptions:
+            raise InvalidParameter("too many subscriptions")
+        self._interests[name] = interest
+        return interest
+
+    def _subscribe(self, name: str, interest: Interest, qos: int, durable: Durable | None) -> list[Deferred[None]]:
+        subscriber: ISubscriber = self.client  # type: ignore[assignment]
+        attached = self._gateway.subscribe(subscriber, interest, qos, durable is not None)
+        return [attached] if durable is None else [attached, durable.subscribe(name, interest, qos)]
+
+    def _share(self, name: str, qos: int, durable: Durable | None) -> list[Deferred[None]]:
+        group, separator, filter_ = name.removeprefix(SHARED).partition("/")
+        if not group or not separator or "+" in group or "#" in group:
+            raise InvalidParameter("a shared subscription has the form $share/GROUP/FILTER")
+        interest = self._interest(name, filter_)
+        old = self._members.get(name)
+        if old is not None:
+            old.qos = min(qos, 1)
+            joined = []
+        else:
+            joined = [self._join(name, group, interest, qos)]
+        if durable is not None:
+            joined.append(durable.subscribe(name, interest, min(qos, 1), group))
+        return joined
+
+    def _join(self, name: str, group: str, interest: Interest, qos: int) -> Deferred[None]:
+        member = self._members[name] = _Member(self, interest, qos)
+        return self._gateway.join(interest, group, member).addCallback(member.joined)
+
+    def restore(self, durable: Durable) -> None:
+        """Take up the subscriptions of a session that was there before."""
+        for one in durable.subscriptions:
+            interest = Interest(one.namespace, one.filter, one.full)
+            self._interests[one.name] = interest
+            if one.group:
+                ready = self._join(one.name, one.group, interest, one.qos)
+            else:
+                subscriber: ISubscriber = self.client  # type: ignore[assignment]
+                ready = self._gateway.subscribe(subscriber, interest, one.qos, True)
+            ready.addErrback(self._failed)
+
+    # -- UNSUBSCRIBE
+
+    def unsubscribe(self, packet: Unsubscribe, durable: Durable | None) -> None:
+        """End subscriptions, and send UNSUBACK."""
+        for name in packet.filters:
+            if not name:
+                raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
+            interest = self._interests.pop(name, None)
+            member = self._members.pop(name, None)
+            if member is not None:
+                member.leave()
+            elif interest is not None:
+                self._gateway.unsubscribe(self.client, interest)  # type: ignore[arg-type]
+        reply = packets.acks(Type.UNSUBACK, (packet.packet_id,))  # [MQTT-3.10.4-5]: in any case
+
+        def over() -> None:
+            if self.client.taking_part:
+                self.client.send(reply)
+                self._gateway.turn.flush()
+
+        self._when_all([] if durable is None else [durable.unsubscribe(packet.filters)], over)
+
+    def leave(self) -> None:
+        """The connection ends: take part in nothing any more."""
+        for member in self._members.values():
+            member.leave()
+        for reading in list(self._retained):
+            reading.cancel()
+
+    # -- deliveries of shared subscriptions
+
+    def finished(self, session: Session) -> None:
+        """Pass on what the client has acknowledged."""
+        finished, session.finished = session.finished, []
+        handles: dict[_Member, list[str]] = {}
+        for token in finished:
+            assert isinstance(token, tuple)
+            member, handle = token
+            handles.setdefault(member, []).append(handle)
+        for member, some in handles.items():
+            member.finished(some)
+
+    # -- retained messages
+
+    def _send_retained(self, granted: list[tuple[str, Interest, int]]) -> None:
+        """Send what is retained on new subscriptions ([MQTT-3.3.1-6])."""
+        reading = Deferred.fromCoroutine(self._read_retained(granted))
+        self._retained.add(reading)
+
+        def ended(result: object) -> None:
+            self._retained.discard(reading)
+            if not self._retained:
+                self._seen.clear()
+            if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
+                self._failed(result)
+
+        reading.addBoth(ended)
+
+    async def _read_retained(self, granted: list[tuple[str, Interest, int]]) -> None:
+        for name, interest, qos in granted:
+            after: int | None = 0
+            while after is not None and self._interests.get(name) is interest:
+                try:
+                    page = await self._gateway.retained(interest, after)
+                except BusUnavailable:
+                    await deferLater(self._clock, _RETRY_SECONDS)
+                    continue
+                for run in page.runs:
+                    # What was published since is on its way as a live message, or was: do not follow it with older.
+                    if run.topic not in self._seen:
+                        self._deliver_retained(run, interest, min(qos, run.qos))
+                self.client.pump()
+                self._gateway.turn.flush()
+                after = page.after
+                await self.client.room(True)
+
+    def _deliver_retained(self, run: Run, interest: Interest, qos: int) -> None:
+        name = run.topic.shown(interest.full)
+        if qos:
+            places = [("~" + run.topic.namespace.prefix, sequence, interest.full) for sequence in run.sequences]
+            self.client.session.put(name, run.payloads, qos, places, retain=True)
+        else:
+            self.client.write(packets.publishes(name, run.payloads, retain=True), run.count)
+
+    def seen(self, topic: Topic) -> None:
+        """A retained message of this topic is being delivered as a live one."""
+        if self._retained and len(self._seen) < _SEEN_TOPICS:
+            self._seen.add(topic)
+
+    # -- notices
+
+    def notice(self, home: Namespace, members: dict[str, object]) -> None:
+        """Tell the client something, if it has subscribed to :data:`NOTICES`."""
+        forms = {one.full for one in self._interests.values() if one.namespace == home and matches(one.filter, NOTICES)}
+        for full in forms:
+            payload = json.dumps({name: value for name, value in members.items() if value is not None}).encode()
+            self.client.write(packets.publishes(Topic(home, NOTICES).shown(full), [payload]), 1)
