@@ -72,6 +72,17 @@ def _whole(least: int, most: int | None) -> Callable[[object], int]:
     return parse
 
 
+def _truth_of_text(text: str) -> object:
+    """Yes or no as the environment writes it, in TOML's words."""
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _truth(value: object) -> bool:
+    if type(value) is not bool:
+        raise Invalid("must be true or false")
+    return value
+
+
 def _durability(value: object) -> str:
     if value not in ("os", "fsync"):
         raise Invalid("must be os or fsync")
@@ -85,6 +96,8 @@ class Settings:
     :ivar data: the data directory.
     :ivar http: endpoints for HTTP and WebSocket.
     :ivar mqtt: endpoints for MQTT.
+    :ivar mqtt_client_ca: a PEM file of authorities, whose certificates MQTT clients may present on ``ssl:`` endpoints.
+    :ivar mqtt_client_cert_required: whether they have to.
     :ivar nats: NATS servers; none for a nats-server of our own.
     :ivar durability: when our own nats-server flushes to the disk: ``os`` (each second) or ``fsync`` (always).
     :ivar replicas: copies of every stream in a NATS cluster.
@@ -98,6 +111,8 @@ class Settings:
     data: Path = Path("flowgate-data")
     http: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
     mqtt: tuple[str, ...] = ("tcp:1883:interface=127.0.0.1",)
+    mqtt_client_ca: Path | None = None
+    mqtt_client_cert_required: bool = False
     nats: tuple[str, ...] = ()
     durability: str = "os"
     replicas: int = 1
@@ -121,6 +136,13 @@ class Option:
     parse: Callable[[object], object]
     many: bool = False
     number: bool = False
+    truth: bool = False
+
+    def of_text(self, text: str) -> object:
+        """A value as the environment writes it; one that cannot be understood is left for ``parse`` to refuse."""
+        if self.many:
+            return text.split()
+        return _number_of_text(text) if self.number else _truth_of_text(text) if self.truth else text
 
     @property
     def variable(self) -> str:
@@ -136,6 +158,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("data", _path),
     Option("http", _texts, many=True),
     Option("mqtt", _texts, many=True),
+    Option("mqtt_client_ca", _path),
+    Option("mqtt_client_cert_required", _truth, truth=True),
     Option("nats", _texts, many=True),
     Option("durability", _durability),
     Option("replicas", _whole(1, 5), number=True),
@@ -170,8 +194,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
         option = known.get(variable)
         if option is None:
             raise StartError(f"the environment variable {variable}: {_unknown(variable, list(known))}")
-        value: object = text.split() if option.many else _number_of_text(text) if option.number else text
-        found[option.name] = (value, f"the environment variable {variable}")
+        found[option.name] = (option.of_text(text), f"the environment variable {variable}")
     return found
 
 
@@ -261,7 +284,8 @@ def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> 
         (limits if option.name.startswith("limits.") else values)[option.field] = parsed
     settings = Settings(**values, limits=Limits(**limits))
     policies = tuple(_policy(entry, f"{config}: topics[{index}]", settings) for index, entry in enumerate(topics))
-    return attrs.evolve(settings, policies=policies, data=settings.data.absolute())
+    clients = settings.mqtt_client_ca and settings.mqtt_client_ca.absolute()
+    return attrs.evolve(settings, policies=policies, data=settings.data.absolute(), mqtt_client_ca=clients)
 
 
 class Options(usage.Options):

@@ -23,6 +23,8 @@ data = "elsewhere"
 http = ["tcp:1", "tcp:2"]
 mqtt = []
 nats = ["nats://a:4222", "nats://b:4222"]
+mqtt_client_ca = "ca.pem"
+mqtt_client_cert_required = true
 durability = "fsync"
 replicas = 3
 master_secret = "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
@@ -93,6 +95,8 @@ class SourceTests(_Tests):
                 http=("tcp:1", "tcp:2"),
                 mqtt=(),
                 nats=("nats://a:4222", "nats://b:4222"),
+                mqtt_client_ca=Path("ca.pem").absolute(),
+                mqtt_client_cert_required=True,
                 durability="fsync",
                 replicas=3,
                 master_secret="m" * 32,
@@ -121,6 +125,7 @@ class SourceTests(_Tests):
         """Every option has a name in the environment, and its own field."""
         limits = {f"limits.{name}": str(value - 1) for name, value in attrs.asdict(Limits()).items()}
         samples = {"history.age": "2h", "history.messages": "3", "replicas": "3", "durability": "fsync", **limits}
+        samples["mqtt_client_cert_required"] = "true"
         usual = load({}, {})
         for option in OPTIONS:
             settings = load({}, {option.variable: samples.get(option.name, "tcp:7")})

@@ -15,12 +15,14 @@ from urllib.parse import quote
 
 import attrs
 import jwt
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from flowgate.auth.certificates import principal_of
 from flowgate.auth.keys import ApiKey, Keyring
 from flowgate.auth.permissions import Grants, Principal
 from flowgate.errors import BusUnavailable, InsufficientScope, InvalidParameter, InvalidToken
@@ -201,6 +203,15 @@ class TokenService:
             raise InvalidToken("the token's API key was revoked")
         self._keyring.check(key)
         return principal
+
+    def verify_certificate(self, certificate: x509.Certificate) -> Principal:
+        """Find whose certificate this is, which TLS has verified: it stands for a token of its key with all grants.
+
+        :raises InvalidToken: if it names no key that is known, or it or the key has expired.
+        :raises KeyDisabled: if the key was revoked.
+        :raises AccountSuspended: if the user is suspended.
+        """
+        return principal_of(certificate, self._keyring, self._now())
 
     def recognize(self, token: str) -> Principal:
         """Find for whom this token was made, whether or not it may be used now.

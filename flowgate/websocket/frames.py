@@ -1,4 +1,4 @@
-"""The JSON frames of our WebSocket protocol: text to values and back, and the RFC 6455 framing around them.
+"""The JSON frames of our WebSocket protocol, text to values and back; the RFC 6455 framing around them, and MQTT's.
 
 Pure: no Twisted, no clock.  What a peer sends can raise only :class:`~flowgate.errors.Refused`.
 """
@@ -23,20 +23,27 @@ MAX_ID_LENGTH = 128
 
 _MAX_ID_NUMBER = 2**53 - 1  # what every JSON implementation keeps exactly (RFC 8259 section 6)
 
-SHORT_TEXT = 4096
-"""Largest frame, in bytes of payload, that :func:`short_text` takes: for larger ones native unmasking is faster."""
+TEXT, BINARY = 0x81, 0x82
+"""The first byte of a whole message: FIN set, and the opcode (RFC 6455 section 5.2)."""
+
+SHORT = 4096
+"""Largest frame, in bytes of payload, that :func:`short_frame` takes: for larger ones native unmasking is faster."""
 
 _SHOWN = 64  # characters of an unknown name that an error repeats
 
 
 @attrs.frozen(slots=True)
 class Subscribe:
-    """``since`` and ``meta`` make it a reader of history; ``since`` is a cursor's text or ``None``."""
+    """``since`` and ``meta`` make it a reader of history; ``since`` is a cursor's text or ``None``.
+
+    ``retained`` asks for what is retained before that.
+    """
 
     topic: str
     since: str | None
     meta: bool
     id: Id | None
+    retained: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -81,12 +88,17 @@ def _text(frame: Mapping[str, object], name: str) -> str:
     return value
 
 
+def _flag(frame: Mapping[str, object], name: str) -> bool:
+    value = frame.get(name, False)
+    if type(value) is not bool:
+        raise InvalidParameter(f"'{name}' must be true or false")
+    return value
+
+
 def _subscribe(frame: Mapping[str, object], id_: Id | None) -> Frame:
     since = _text(frame, "since") if "since" in frame else None
-    meta = frame.get("meta", False)
-    if type(meta) is not bool:
-        raise InvalidParameter("'meta' must be true or false")
-    return Subscribe(_text(frame, "topic"), since, meta, id_)
+    meta, retained = _flag(frame, "meta"), _flag(frame, "retained")
+    return Subscribe(_text(frame, "topic"), since, meta, id_, retained)
 
 
 def _unsubscribe(frame: Mapping[str, object], id_: Id | None) -> Frame:
@@ -119,7 +131,7 @@ def _auth(frame: Mapping[str, object], id_: Id | None) -> Frame:
 
 _ACTIONS: dict[str, tuple[Callable[[Mapping[str, object], Id | None], Frame], frozenset[str]]] = {
     "publish": (_publish, frozenset({"action", "id", "topic", "message", "key"})),
-    "subscribe": (_subscribe, frozenset({"action", "id", "topic", "since", "meta"})),
+    "subscribe": (_subscribe, frozenset({"action", "id", "topic", "since", "meta", "retained"})),
     "unsubscribe": (_unsubscribe, frozenset({"action", "id", "topic"})),
     "ping": (_ping, frozenset({"action", "id"})),
     "auth": (_auth, frozenset({"action", "id", "token"})),
@@ -172,21 +184,22 @@ def parse(text: str | bytes) -> Frame:
         raise
 
 
-def short_text(data: bytes, start: int) -> tuple[str, int] | None:
-    """Take one whole, unfragmented, masked text frame of at most :data:`SHORT_TEXT` bytes (RFC 6455 section 5.2).
+def short_frame(data: bytes, start: int, first: int) -> tuple[bytes, int] | None:
+    """Take one whole, unfragmented, masked frame of at most :data:`SHORT` bytes (RFC 6455 section 5.2).
 
     :param data: what was read from the connection.
     :param start: where in it a frame begins.
-    :returns: the text and where the next frame begins; ``None`` for whatever else it is or may become.
+    :param first: :data:`TEXT` or :data:`BINARY`.
+    :returns: the payload and where the next frame begins; ``None`` for whatever else it is or may become.
     """
-    if len(data) < start + 6 or data[start] != 0x81:
+    if len(data) < start + 6 or data[start] != first:
         return None
     size = data[start + 1] - 0x80  # the mask bit: a client has to set it (section 5.1)
     body = start + 6
     if size == 126:
         size = int.from_bytes(data[start + 2 : start + 4], "big")
         body = start + 8
-        if not 126 <= size <= SHORT_TEXT:
+        if not 126 <= size <= SHORT:
             return None
     elif not 0 <= size < 126:
         return None
@@ -195,15 +208,23 @@ def short_text(data: bytes, start: int) -> tuple[str, int] | None:
         return None
     # One exclusive-or of two long integers, instead of one per byte.
     key = int.from_bytes((data[body - 4 : body] * ((size + 3) >> 2))[:size], "little")
+    return (int.from_bytes(data[body:end], "little") ^ key).to_bytes(size, "little"), end
+
+
+def short_text(data: bytes, start: int) -> tuple[str, int] | None:
+    """Take one text frame as :func:`short_frame` does; one that is not UTF-8 is left too."""
+    found = short_frame(data, start, TEXT)
+    if found is None:
+        return None
     try:
-        return (int.from_bytes(data[body:end], "little") ^ key).to_bytes(size, "little").decode(), end
+        return found[0].decode(), found[1]
     except UnicodeDecodeError:
         return None
 
 
 # -- to the client
 
-_HEADS = tuple(bytes((0x81, size)) for size in range(126))
+_HEADS = tuple(bytes((TEXT, size)) for size in range(126))
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -214,6 +235,16 @@ def text_frame(payload: bytes) -> bytes:
     if size < 0x10000:
         return b"\x81\x7e" + size.to_bytes(2, "big") + payload
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """``payload`` as one binary frame: FIN set, not masked."""
+    size = len(payload)
+    if size < 126:
+        return bytes((BINARY, size)) + payload
+    if size < 0x10000:
+        return b"\x82\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x82\x7f" + size.to_bytes(8, "big") + payload
 
 
 def _head(run: Run, full: bool) -> bytes:
@@ -239,6 +270,21 @@ def encode_run_with_meta(run: Run, full: bool, epoch: str) -> bytes:
             meta += b',"id":"%b-%d"' % (epoch.encode(), run.sequences[index])
         if run.times:
             meta += b',"ts":"%b"' % timestamp(run.times[index]).encode()
+        frames.append(text_frame(b"%b%b%b}" % (head, members(payload), meta)))
+    return b"".join(frames)
+
+
+def encode_retained(run: Run, full: bool, cursor: str = "") -> bytes:
+    """A run of retained messages as text frames.
+
+    :param cursor: where history goes on behind them, for a subscriber that wants to know.
+    """
+    head = _head(run, full)
+    frames: list[bytes] = []
+    for index, payload in enumerate(run.payloads):
+        meta = b',"retained":true'
+        if cursor:
+            meta += b',"id":"%b","ts":"%b"' % (cursor.encode(), timestamp(run.times[index]).encode())
         frames.append(text_frame(b"%b%b%b}" % (head, members(payload), meta)))
     return b"".join(frames)
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 from uuid import uuid4
 
 import attrs
-import orjson
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
@@ -23,7 +22,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES
 from zope.interface import implementer
 
 from flowgate.auth.permissions import Principal
@@ -41,11 +39,13 @@ from flowgate.errors import (
 from flowgate.gateway import Gateway, Interest, Route
 from flowgate.interfaces import ISubscriber
 from flowgate.message import Run, Stored
+from flowgate.metering import Account
 from flowgate.subscriber import Flusher, Outbox, Sink
 from flowgate.timers import Wheel
-from flowgate.websocket import frames
+from flowgate.websocket import frames, opening
 from flowgate.websocket.frames import Auth, Id, Ping, Publish, Subscribe, Unsubscribe
 from flowgate.websocket.reading import Reading
+from flowgate.websocket.retained import Retained
 
 _log = Logger()
 
@@ -88,15 +88,6 @@ class _State(Enum):
     CLOSED = "the connection is gone"
 
 
-class _Silent:
-    """Autobahn's logger: it would log whole requests, with the tokens in them."""
-
-    def _drop(self, *_: object, **__: object) -> None:
-        pass
-
-    trace = debug = info = warn = error = critical = failure = _drop
-
-
 @attrs.frozen(slots=True)
 class _Subscription:
     """What a client subscribed to under one name, and the frame that asked for it."""
@@ -112,13 +103,11 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     factory: WebSocketFactory
     transport: Any  # TCP, Unix or TLS, as twisted.web had it
-    log = _Silent()
-    # Autobahn would copy its options itself, and format them for its log: two thirds of what a connection costs.
-    CONFIG_ATTRS: list[str] = []
+    _account: Account  # once the handshake was accepted
+    log = opening.Silent()
 
     def __init__(self, factory: WebSocketFactory) -> None:
         super().__init__()
-        vars(self).update(factory.options)
         self.factory = factory
         self._gateway = factory.gateway
         self._state = _State.HANDSHAKE
@@ -131,6 +120,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         self._malformed = 0
         self._routes: dict[str, Route] = {}
         self._subscriptions: dict[str, _Subscription] = {}
+        self._retained: dict[str, Retained] = {}
         self._route: Route | None = None
         self._payloads: list[bytes] = []
         self._in_read = False
@@ -248,6 +238,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             raise ConnectionDeny(self._refusal.status, self._refusal.detail)  # type: ignore[no-untyped-call]
 
     def onOpen(self) -> None:
+        opening.forget(self)
         if self._refusal is not None:
             _log.info("a WebSocket was closed at once: {code}", code=self._refusal.code)
             self._close(frames.close_code(self._refusal), self._refusal.code)
@@ -267,41 +258,12 @@ class WebSocketConnection(WebSocketServerProtocol):
         request_id = uuid4().hex
         slug = "invalid_parameter" if refusal is None else refusal.code
         _log.info("a WebSocket handshake was refused: {code} ({request})", code=slug, request=request_id)
-        phrase = RESPONSES.get(code, b"Refused").decode("ascii")
-        body = orjson.dumps(
-            {
-                "type": f"/docs/problems/{slug}",
-                "title": phrase if refusal is None else refusal.title,
-                "status": code,
-                "detail": reason,
-                "code": slug,
-                "request_id": request_id,
-                **({} if refusal is None else refusal.members),
-            },
-            default=str,
-        )
-        headers = [
-            ("Content-Type", "application/problem+json"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("Connection", "close"),
-            *(responseHeaders or ()),
-        ]
-        if code == 401:
-            challenge = "" if isinstance(refusal, MissingToken) else ' error="invalid_token"'  # RFC 6750 section 3
-            headers.append(("WWW-Authenticate", "Bearer" + challenge))
-        if code == 405:
-            headers.append(("Allow", "GET"))
-        if code == 426:
-            headers.append(("Upgrade", "websocket"))  # RFC 9110 section 15.5.22
-        if refusal is not None and refusal.retry_after is not None:
-            headers.append(("Retry-After", str(refusal.retry_after)))
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        self.sendData(f"HTTP/1.1 {code} {phrase}\r\n{head}\r\n".encode() + body)
+        self.sendData(opening.refused(code, reason, request_id, refusal, responseHeaders or ()))
 
     def _adopt(self, principal: Principal) -> None:
         factory = self.factory
         self._principal = principal
+        self._account = self._gateway.meter.account(principal.home)
         self._expires = factory.clock.seconds() + principal.expires_at - factory.now()
         self._warned = False
         self._routes.clear()
@@ -447,10 +409,12 @@ class WebSocketConnection(WebSocketServerProtocol):
             payloads, self._payloads = self._payloads, []
             self._route = None
             self._gateway.meter.add("messages_in", "websocket", len(payloads))
+            self._account.received += len(payloads)
             self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age))
 
     def _publish_acknowledged(self, route: Route, frame: Publish) -> None:
         self._gateway.meter.add("messages_in", "websocket")
+        self._account.received += 1
         stored = self._gateway.publish(route, frame.payload, message_id=frame.key)
         self._owed += 1
         stored.addCallbacks(
@@ -501,26 +465,48 @@ class WebSocketConnection(WebSocketServerProtocol):
         old = self._subscriptions.get(frame.topic)
         if old is not None:
             if (old.frame.since, old.frame.meta) == (frame.since, frame.meta):
-                self._acknowledge(frame.id, frame.topic)
+                if frame.retained:
+                    self._want_retained(frame.topic, interest, old.reading)
+                self._subscribed(None, frame)
                 return
         elif len(self._subscriptions) >= gateway.limits.subscriptions:
             raise InvalidParameter(f"a connection has at most {gateway.limits.subscriptions} subscriptions")
         after = None if frame.since is None else gateway.cursor(frame.since)
         if old is not None:
             self._end_subscription(frame.topic)
-        if frame.since is None and not frame.meta:
-            self._subscriptions[frame.topic] = _Subscription(interest, frame, None)
+        reading = None
+        if frame.since is not None or frame.meta:
+            reading = Reading(
+                self, frame.topic, interest, meta=frame.meta, since=frame.since is not None, hold=frame.retained
+            )
+        self._subscriptions[frame.topic] = _Subscription(interest, frame, reading)
+        if frame.retained:
+            self._want_retained(frame.topic, interest, reading)
+        if reading is None:
             subscribing: Deferred[Any] = gateway.subscribe(self, interest)
         else:
-            reading = Reading(self, frame.topic, interest, frame.meta)
-            self._subscriptions[frame.topic] = _Subscription(interest, frame, reading)
             subscribing = gateway.follow(reading, reading, interest, after).addCallback(reading.begun)
         self._subscribing = subscribing
         subscribing.addCallbacks(
-            lambda _: self._acknowledge(frame.id, frame.topic), self._unsubscribed, errbackArgs=(frame,)
+            self._subscribed, self._unsubscribed, callbackArgs=(frame,), errbackArgs=(frame,)
         ).addBoth(self._go_on)
         if self._subscribing is not None:
             self._update_reading()
+
+    def _want_retained(self, name: str, interest: Interest, reading: Reading | None) -> None:
+        """Be ready for what is retained, before anything new comes."""
+        old = self._retained.get(name)
+        if old is not None:
+            old.stop()
+        self._retained[name] = retained = Retained(self, name, interest, self._gateway, self.factory.clock, reading)
+        if reading is not None:
+            reading.retained = retained
+
+    def _subscribed(self, _: object, frame: Subscribe) -> None:
+        self._acknowledge(frame.id, frame.topic)
+        retained = self._retained.get(frame.topic) if frame.retained else None
+        if retained is not None:
+            retained.start()
 
     def _unsubscribed(self, failure: Failure, frame: Subscribe) -> None:
         """The bus did not take a subscription."""
@@ -547,6 +533,9 @@ class WebSocketConnection(WebSocketServerProtocol):
         found = self._subscriptions.pop(name, None)
         if found is None:
             return
+        retained = self._retained.pop(name, None)
+        if retained is not None:
+            retained.stop()
         if found.reading is None:
             self._gateway.unsubscribe(self, found.interest)
         else:
@@ -597,12 +586,21 @@ class WebSocketConnection(WebSocketServerProtocol):
         if self._state is _State.OPEN:
             if self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
                 self._gateway.meter.add("messages_out", "websocket", run.count)
+                self._account.sent += run.count
+                if run.retain and self._retained:
+                    for retained in [one for one in self._retained.values() if one.live_too]:
+                        self.superseding(run, retained)
             else:
                 self._cut()
+
+    def superseding(self, run: Run, retained: Retained) -> None:
+        if not retained.live(run):
+            self._cut()
 
     def send_messages(self, wire: bytes, count: int) -> None:
         """Send messages of history."""
         self._gateway.meter.add("messages_out", "websocket", count)
+        self._account.sent += count
         self.send(wire)
 
     def send(self, wire: bytes) -> None:
@@ -631,6 +629,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         for subscription in list(self._subscriptions.values()):
             if subscription.reading is not None:
                 subscription.reading.resume()
+        for retained in list(self._retained.values()):
+            retained.resume()
 
 
 class WebSocketFactory(WebSocketServerFactory):
@@ -641,7 +641,7 @@ class WebSocketFactory(WebSocketServerFactory):
     """
 
     noisy = False
-    log = _Silent()
+    log = opening.Silent()
 
     def __init__(
         self, gateway: Gateway, tokens: TokenService, wheel: Wheel, clock: IReactorTime, now: Callable[[], float]
@@ -655,23 +655,10 @@ class WebSocketFactory(WebSocketServerFactory):
         self.flusher = Flusher(gateway.turn, clock)
         # JSON may need two bytes for one; then there are the names around it.
         largest = gateway.limits.message_bytes * 2 + 4096
-        self.setProtocolOptions(  # type: ignore[no-untyped-call]
-            webStatus=False,
-            utf8validateIncoming=True,
-            maxFramePayloadSize=largest,
-            maxMessagePayloadSize=largest,
-            failByDrop=False,
-            echoCloseCodeReason=True,
-            allowNullOrigin=True,
-            # These three are on the wheel.
-            openHandshakeTimeout=0,
-            closeHandshakeTimeout=0,
-            autoPingInterval=0,
-        )
-        self.options = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
+        self._kind = opening.configured(WebSocketConnection, self, largest)
 
     def buildProtocol(self, addr: object) -> WebSocketConnection:  # type: ignore[override]
-        return WebSocketConnection(self)
+        return self._kind(self)
 
     def verify(self, token: str) -> Principal:
         """:raises Refused: if the token is wrong, expired or revoked."""
