@@ -8,6 +8,7 @@ from zope.interface import Interface
 
 from flowgate.auth.permissions import Principal
 from flowgate.errors import Refused, TooManyConnections
+from flowgate.topics import Namespace
 
 
 class IConnection(Interface):
@@ -23,12 +24,17 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: dict[IConnection, Principal] = {}
+        self._homes: dict[Namespace, int] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     def __iter__(self) -> Iterator[IConnection]:
         return iter(list(self._open))
+
+    def count(self, home: Namespace) -> int:
+        """How many connections there are of clients at home in ``home``."""
+        return self._homes.get(home, 0)
 
     def add(self, connection: IConnection, principal: Principal) -> None:
         """Count a connection in, or give it another principal (after its token was refreshed).
@@ -37,10 +43,19 @@ class Connections:
         """
         if len(self._open) >= self._limit and connection not in self._open:
             raise TooManyConnections(f"this node serves at most {self._limit} connections")
+        self.remove(connection)
         self._open[connection] = principal
+        self._homes[principal.home] = self.count(principal.home) + 1
 
     def remove(self, connection: IConnection) -> None:
-        self._open.pop(connection, None)
+        principal = self._open.pop(connection, None)
+        if principal is None:
+            return
+        left = self.count(principal.home) - 1
+        if left:
+            self._homes[principal.home] = left
+        else:
+            del self._homes[principal.home]
 
     def end(self, reason: Refused | None, concerned: Callable[[Principal], bool] | None = None) -> None:
         """End the connections whose principal is ``concerned``, or all."""

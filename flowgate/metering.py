@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from flowgate.topics import Namespace
+
 
 class Count:
     """One counter; whoever counts often keeps it and adds to ``value``."""
@@ -12,13 +16,33 @@ class Count:
         self.value = 0
 
 
-class Meter:
-    """Named counters; a label is part of the name."""
+class Account:
+    """What the clients at home in one namespace did; whoever counts often keeps it and adds to its numbers.
 
-    __slots__ = ("_counts",)
+    :ivar received: messages that they published.
+    :ivar sent: messages that were sent to them.
+    :ivar dropped: messages that they were not sent, or that were not taken from them.
+    :ivar told: what other nodes know of the account.
+    """
+
+    __slots__ = ("dropped", "received", "seen", "sent", "told")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+        self.dropped = 0
+        self.told: tuple[int, ...] = ()
+        self.seen = -1
+
+
+class Meter:
+    """Named counters, where a label is part of the name, and the counters of accounts."""
+
+    __slots__ = ("_accounts", "_counts")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Count] = {}
+        self._accounts: dict[Namespace, Account] = {}
 
     def counter(self, name: str, label: str = "") -> Count:
         """The counter of ``name`` for ``label`` (a protocol, a reason …)."""
@@ -36,3 +60,31 @@ class Meter:
     def counts(self) -> dict[tuple[str, str], int]:
         """All counters, by name and label."""
         return {key: count.value for key, count in self._counts.items()}
+
+    def account(self, namespace: Namespace) -> Account:
+        """The counters of the clients at home in ``namespace``; to be kept only as long as one of them is connected."""
+        account = self._accounts.get(namespace)
+        if account is None:
+            account = self._accounts[namespace] = Account()
+        return account
+
+    def accounts(self) -> Mapping[Namespace, Account]:
+        """The counters of all accounts that are counted for."""
+        return self._accounts
+
+    def forget_idle(self, in_use: Callable[[Namespace], object]) -> list[Namespace]:
+        """Let go of the accounts that are not ``in_use`` and for which nothing was counted since the last call.
+
+        An account that comes back is counted from 0.
+
+        :returns: the accounts that are forgotten.
+        """
+        idle: list[Namespace] = []
+        for namespace, account in self._accounts.items():
+            total = account.received + account.sent + account.dropped
+            if total == account.seen and not in_use(namespace):
+                idle.append(namespace)
+            account.seen = total
+        for namespace in idle:
+            del self._accounts[namespace]
+        return idle

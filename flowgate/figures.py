@@ -1,0 +1,286 @@
+"""What an account is told about itself, on topics below ``$SYS`` in its own namespace.
+
+**Of all nodes together.**  Every 10 s a node tells the others what has changed for the accounts that it knows, and an
+empty report if nothing has.  Reports are numbered; each names the first one of the telling that left nothing out, its
+*base*.  A node that has heard everything since the base knows all there is; one that has not, because it is new or
+because a report was lost, says so in its own reports, and the other one then begins anew.
+
+**Kept in memory only.**  Figures count from the start of each node.  What a node that has gone had counted is missing
+from then on, and an account that nobody used for a while is forgotten: its figures begin with 0 again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from flowgate.gateway import Gateway, Interest
+from flowgate.interfaces import IPeers
+from flowgate.limits import Limits
+from flowgate.message import RetainedPage, Run
+from flowgate.router import Router
+from flowgate.topics import RESERVED, Namespace, Topic, matches
+
+_log = Logger()
+
+TELL_SECONDS = 10.0
+"""How often subscribers and the other nodes are told."""
+SILENT_SECONDS = 35.0
+"""A node that is not heard for so long is forgotten."""
+FORGET_TICKS = 60
+"""Every so many times of telling the accounts are forgotten that had neither connection nor message since the last
+time: after 10 to 20 minutes."""
+MAX_ACCOUNTS = 100_000
+"""Accounts of one other node that are remembered; of those beyond that its part is missing in the figures."""
+
+_REPORTED_AT_ONCE = 200
+"""Accounts in one report: that makes 32 KiB, if their names and numbers are the longest."""
+_VERB = "figures"
+
+_FIGURES = ("clients/connected", "messages/received", "messages/sent", "messages/dropped")
+_QUOTA = "quota"
+_LIMITS = ("message_bytes", "subscriptions", "inflight_messages", "queued_messages", "queued_bytes", "session_seconds")
+
+Tally = tuple[int, ...]
+"""The numbers of one account on one node, in the order of the topics that show them."""
+
+_NOTHING: Tally = (0,) * len(_FIGURES)
+
+
+def quota(limits: Limits) -> dict[str, int]:
+    """The limits that hold for an account."""
+    return {name: getattr(limits, name) for name in _LIMITS}
+
+
+@attrs.frozen(slots=True)
+class Report:
+    """What one node tells the others.
+
+    :ivar number: grows by one with every report; 0 for the last one of a node that stops.
+    :ivar base: the number of the report that began to tell everything.
+    :ivar again: nodes of which the teller has missed something.
+    :ivar accounts: what has changed, by the prefix of the namespace; ``None`` for an account that is forgotten.
+    """
+
+    node: str
+    number: int
+    base: int
+    again: Sequence[str]
+    accounts: Mapping[str, Tally | None]
+
+    def encode(self) -> bytes:
+        return json.dumps(attrs.asdict(self, recurse=False), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Report:
+        """Read what :meth:`encode` wrote.
+
+        :raises ValueError: if it is something else.
+        """
+        found = json.loads(payload)
+        try:
+            accounts = {
+                str(prefix): None if numbers is None else _tally(numbers)
+                for prefix, numbers in found["accounts"].items()
+            }
+            number, base = _numbers((found["number"], found["base"]))
+            return cls(str(found["node"]), number, base, list(found["again"]), accounts)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"not a report of figures: {error!r}") from None
+
+
+def _tally(numbers: Any) -> Tally:
+    if len(numbers) != len(_FIGURES):
+        raise ValueError("not as many figures as are expected")
+    return _numbers(numbers)
+
+
+def _numbers(numbers: Iterable[Any]) -> tuple[int, ...]:
+    found = tuple(numbers)
+    if not all(type(number) is int for number in found):
+        raise ValueError("a figure is not a whole number")
+    return found
+
+
+class _Node:
+    """What another node has told.
+
+    :ivar since: the first report of those that were heard without a gap.
+    :ivar last: the last one.
+    """
+
+    __slots__ = ("accounts", "base", "heard", "last", "since")
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Tally] = {}
+        self.base = 0
+        self.since = 0
+        self.last = -1
+        self.heard = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is known that the node has to tell."""
+        return self.since <= self.base
+
+    def take(self, report: Report, now: float) -> None:
+        if report.number != self.last + 1:
+            self.since = report.number
+        if report.number == report.base:
+            self.accounts.clear()
+        self.base, self.last, self.heard = report.base, report.number, now
+        for prefix, tally in report.accounts.items():
+            if tally is None:
+                self.accounts.pop(prefix, None)
+            elif prefix in self.accounts or len(self.accounts) < MAX_ACCOUNTS:
+                self.accounts[prefix] = tally
+
+
+def _in_parts(changed: Mapping[str, Tally | None]) -> Iterator[dict[str, Tally | None]]:
+    """Split what a report says; one part at least, because silence means death."""
+    items = iter(changed.items())
+    part = dict(islice(items, _REPORTED_AT_ONCE))
+    while True:
+        yield part
+        part = dict(islice(items, _REPORTED_AT_ONCE))
+        if not part:
+            return
+
+
+class Figures:
+    """Publishes the figures of accounts to the subscribers of this node."""
+
+    def __init__(self, gateway: Gateway, router: Router, peers: IPeers, clock: IReactorTime) -> None:
+        """Prepare; nothing happens before :meth:`start`.
+
+        :param router: of the subscribers of this node.
+        :param clock: in the reactor's seconds.
+        """
+        self._gateway = gateway
+        self._router = router
+        self._peers = peers
+        self._clock = clock
+        self._quota = json.dumps(quota(gateway.limits)).encode()
+        self._nodes: dict[str, _Node] = {}
+        self._gone: list[Namespace] = []
+        self._number = 0
+        self._base = 0
+        self._anew = True
+        self._ticks = 0
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = clock
+
+    def start(self) -> None:
+        """Tell from now on, and answer new subscribers."""
+        self._gateway.figures = self.page
+        self._peers.hear(_VERB, self._heard)
+        self._loop.start(TELL_SECONDS)
+
+    def stop(self) -> None:
+        """Tell no more; the other nodes need not wait for this one's silence."""
+        if self._loop.running:
+            self._loop.stop()
+            if not self._peers.alone:
+                self._peers.tell(_VERB, Report(self._peers.node, 0, 0, (), {}).encode())
+
+    def _tick(self) -> None:
+        try:
+            self._forget()
+            for namespace in self._router.reserved():
+                for topic, payload in self.shown(namespace).items():
+                    # As retained: who reads the retained ones at the same time does not show an older one after it.
+                    self._router.deliver(Run(topic, [payload], retain=True))
+            self._gateway.turn.flush()
+            if not self._peers.alone:
+                self._tell()
+        except Exception:
+            # The next time is tried again: a looping call would end with this one.
+            _log.failure("the figures of accounts could not be told")
+
+    # -- what is shown
+
+    def total(self, namespace: Namespace) -> Tally:
+        """The figures of an account on all nodes."""
+        prefix = namespace.prefix
+        tallies = [self._own(namespace), *(node.accounts.get(prefix, _NOTHING) for node in self._nodes.values())]
+        return tuple(map(sum, zip(*tallies, strict=True)))
+
+    def shown(self, namespace: Namespace) -> dict[Topic, bytes]:
+        """What the topics of a namespace show now."""
+        figures = zip(_FIGURES, self.total(namespace), strict=True)
+        payloads = {name: b"%d" % number for name, number in figures} | {_QUOTA: self._quota}
+        return {Topic(namespace, f"{RESERVED}/{name}"): payload for name, payload in payloads.items()}
+
+    def page(self, interest: Interest, after: int, limit: int) -> RetainedPage:
+        """What new subscribers are shown, as if it were retained; see :meth:`IRetained.page`."""
+        runs = [
+            Run(topic, [payload], sequences=[place], retain=True)
+            for place, (topic, payload) in enumerate(self.shown(interest.namespace).items(), 1)
+            if place > after and matches(interest.filter, topic.name)
+        ]
+        found = runs[:limit]
+        return RetainedPage(found, found[-1].sequences[0] if len(runs) > limit else None, [None] * len(found))
+
+    def _own(self, namespace: Namespace) -> Tally:
+        """The figures of an account on this node."""
+        account = self._gateway.meter.accounts().get(namespace)
+        connected = self._gateway.connections.count(namespace)
+        if account is None:
+            return (connected, 0, 0, 0)
+        return (connected, account.received, account.sent, account.dropped)
+
+    # -- what is told to other nodes
+
+    def _tell(self) -> None:
+        anew, self._anew = self._anew, False
+        if anew:
+            self._base = self._number + 1
+        changed: dict[str, Tally | None] = dict.fromkeys(namespace.prefix for namespace in self._gone)
+        self._gone.clear()
+        count = self._gateway.connections.count
+        for namespace, account in self._gateway.meter.accounts().items():
+            tally = (count(namespace), account.received, account.sent, account.dropped)
+            if anew or tally != account.told:
+                account.told = tally
+                changed[namespace.prefix] = tally
+        again = [name for name, node in self._nodes.items() if not node.complete]
+        for part in _in_parts(changed):
+            self._number += 1
+            report = Report(self._peers.node, self._number, self._base, again, part)
+            self._peers.tell(_VERB, report.encode())
+
+    def _heard(self, payload: bytes) -> None:
+        try:
+            report = Report.decode(payload)
+        except ValueError as error:
+            _log.error("figures of another node cannot be read: {error}", error=error)
+            return
+        if not report.number:
+            self._nodes.pop(report.node, None)
+            return
+        node = self._nodes.get(report.node)
+        if node is None:
+            node = self._nodes[report.node] = _Node()
+            self._anew = True  # it has just come, or was cut off: it will need everything
+        elif self._peers.node in report.again:
+            self._anew = True
+        node.take(report, self._clock.seconds())
+
+    def _forget(self) -> None:
+        """Let go of nodes that are silent, and now and then of accounts that nobody uses."""
+        silent = self._clock.seconds() - SILENT_SECONDS
+        for name in [name for name, node in self._nodes.items() if node.heard <= silent]:
+            del self._nodes[name]
+        self._ticks += 1
+        if self._ticks % FORGET_TICKS == 0:
+            # Not while the account is connected to any node: its figures would fall.
+            gone = self._gateway.meter.forget_idle(lambda namespace: self.total(namespace)[0])
+            if not self._peers.alone:
+                self._gone += gone
