@@ -19,7 +19,7 @@ from types import FrameType
 
 from benchmarks import report
 from benchmarks.report import Measured
-from benchmarks.rows import ROWS, Row, select
+from benchmarks.rows import ROWS, US, Row, select
 from benchmarks.targets import ROOT, TARGETS, Running, StartFailed, Target
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -68,7 +68,7 @@ def generate(row: Row, running: Running, seconds: float, cpu: int | None) -> flo
 
 def run_round(target: Target, measured: Sequence[Measured], seconds: float, cpu: int | None) -> None:
     """Start a target, run every row that it can, and note the numbers and the failures."""
-    mine = [one for one in measured if target.name == report.US or not one.row.own]
+    mine = [one for one in measured if target.does(one.row)]
     if not mine:
         return
     try:
@@ -185,7 +185,7 @@ def main() -> int:
     for name in missing:
         say(f"{name} is not installed and is left out")
     targets = [target for target in chosen.targets if target.installed]
-    ours = any(target.name == report.US for target in targets)
+    ours = any(target.name == US for target in targets)
     measured = [Measured(row) for row in chosen.rows if ours or not row.own]
     for round_ in range(1, chosen.rounds + 1):
         for target in targets:

@@ -63,18 +63,43 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
     return data
 
 
-def open_mqtt(server: Server, client_id: str, subscribe_to: str | None = None) -> socket.socket:
+def open_mqtt(
+    server: Server,
+    client_id: str,
+    subscribe_to: str | None = None,
+    qos: int = 0,
+    *,
+    clean: bool = True,
+    present: bool = False,
+) -> socket.socket:
+    """Connect, and subscribe if there is a filter.
+
+    :param clean: a clean session; else one that outlives the connection.
+    :param present: whether the server must have the session already.
+    """
     sock = connect(server.mqtt)
-    sock.sendall(wire.mqtt_connect(client_id, server.token))
+    sock.sendall(wire.mqtt_connect(client_id, server.token, clean=clean))
     answer = read_exactly(sock, 4)
-    if answer != b"\x20\x02\x00\x00":
+    if answer != bytes([0x20, 2, present, 0]):
         raise Failed(f"CONNECT was answered with {answer.hex()}")
     if subscribe_to is not None:
-        sock.sendall(wire.mqtt_subscribe(subscribe_to))
+        sock.sendall(wire.mqtt_subscribe(subscribe_to, qos))
         answer = read_exactly(sock, 5)
-        if answer != b"\x90\x03\x00\x01\x00":
+        if answer != bytes([0x90, 3, 0, 1, qos]):
             raise Failed(f"SUBSCRIBE was answered with {answer.hex()}")
     return sock
+
+
+def close_mqtt(sock: socket.socket) -> None:
+    """Send DISCONNECT and wait until the server, which has then read everything, closes the connection.
+
+    :raises Failed: if it sends anything more.
+    """
+    sock.setblocking(True)
+    sock.sendall(wire.MQTT_DISCONNECT)
+    if more := sock.recv(65536):
+        raise Failed(f"more than was due arrived: {more[:80]!r}")
+    sock.close()
 
 
 def open_sse(server: Server, topic: str) -> socket.socket:

@@ -40,6 +40,9 @@ class Receiver:
             raise Failed("the server closed the connection of a receiver")
         return count
 
+    def _take(self) -> bytes:
+        return bytes(memoryview(_BUFFER)[: self._recv()])
+
 
 class MarkReceiver(Receiver):
     """A connection whose messages each hold one mark."""
@@ -61,17 +64,27 @@ class Sender:
         self._size = size
         self._at = 0
         self._due = 0
+        self._answers = bytearray()
 
     def give(self, messages: int) -> None:
         """Owe the server so many more messages."""
         self._due += messages * self._size
         self.flush()
 
+    def answer(self, packets: bytes) -> None:
+        """Send other packets too: before what is owed, but never inside of a message."""
+        self._answers += packets
+        self.flush()
+
     def flush(self) -> None:
         """Send what is owed, as far as the connection takes it."""
-        while self._due:
+        while self._due or self._answers:
+            begun = self._at % self._size if self._answers else 0
             try:
-                sent = self.sock.send(self._ring[self._at : self._at + self._due])
+                if self._answers and not begun:
+                    del self._answers[: self.sock.send(self._answers)]
+                    continue
+                sent = self.sock.send(self._ring[self._at : self._at + (self._size - begun if begun else self._due)])
             except BlockingIOError:
                 return
             self._at = (self._at + sent) % len(self._ring)
@@ -84,18 +97,28 @@ class Lane:
     The server cannot be made to drop anything so, and what is sent is at the end what was received.
 
     :ivar burst: messages for which there must be room before more are sent.
+    :ivar readers: the receivers, and those of ``acknowledgements``: the window waits for them too, but what they
+        receive is not measured.
     """
 
-    def __init__(self, senders: Sequence[Sender], receivers: Sequence[Receiver], window: int, burst: int) -> None:
+    def __init__(
+        self,
+        senders: Sequence[Sender],
+        receivers: Sequence[Receiver],
+        window: int,
+        burst: int,
+        acknowledgements: Sequence[Receiver] = (),
+    ) -> None:
         self.senders = senders
         self.receivers = receivers
+        self.readers = [*receivers, *acknowledgements]
         self.sent = 0
         self._window = window
         self.burst = burst
         self._turn: Iterator[Sender] = cycle(senders)
 
     def top_up(self) -> None:
-        room = self._window - self.sent + min([one.units // one.size for one in self.receivers])
+        room = self._window - self.sent + min([one.units // one.size for one in self.readers])
         burst = room - room % self.burst if len(self.senders) == 1 else self.burst
         while room >= self.burst:
             next(self._turn).give(burst)
@@ -107,12 +130,13 @@ class Lane:
         return sum(one.messages for one in self.receivers)
 
     @property
-    def expected(self) -> int:
-        return self.sent * len(self.receivers)
+    def outstanding(self) -> int:
+        """What is still due to all readers together; less than 0 if more arrived than was sent."""
+        return self.sent * len(self.readers) - sum(one.messages for one in self.readers)
 
     def reset(self) -> None:
         self.sent = 0
-        for one in self.receivers:
+        for one in self.readers:
             one.units = 0
 
 
@@ -130,7 +154,7 @@ class Pump:
         self._readers: dict[int, tuple[Receiver, Lane]] = {}
         self._writers: dict[int, Sender] = {}
         for lane in lanes:
-            for receiver in lane.receivers:
+            for receiver in lane.readers:
                 self._readers[receiver.sock.fileno()] = (receiver, lane)
                 self._epoll.register(receiver.sock.fileno(), select.EPOLLIN)
             for sender in lane.senders:
@@ -141,6 +165,10 @@ class Pump:
     @property
     def _received(self) -> int:
         return sum(lane.received for lane in self._lanes)
+
+    @property
+    def _outstanding(self) -> int:
+        return sum(lane.outstanding for lane in self._lanes)
 
     def _turn(self, timeout: float, top_up: bool) -> bool:
         """Wait for events and serve them; ``False`` if there were none."""
@@ -204,9 +232,9 @@ class Pump:
 
     def _drain(self) -> None:
         progress = time.perf_counter()
-        expected = sum(lane.expected for lane in self._lanes)
-        while (received := self._received) < expected and time.perf_counter() - progress < PATIENCE / 2:
+        while self._outstanding > 0 and time.perf_counter() - progress < PATIENCE / 2:
             if self._turn(0.1, False):
                 progress = time.perf_counter()
-        if received != expected:
-            raise Failed(f"{expected:,} messages were due and {received:,} arrived")
+        if outstanding := self._outstanding:
+            due = sum(lane.sent * len(lane.readers) for lane in self._lanes)
+            raise Failed(f"{due:,} messages were due and {due - outstanding:,} arrived")

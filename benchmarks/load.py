@@ -13,6 +13,7 @@ import os
 import re
 import select
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -28,11 +29,13 @@ from benchmarks.connections import (
     Failed,
     HttpConnection,
     Server,
+    close_mqtt,
     connect,
     open_mqtt,
     open_sse,
     open_websocket,
 )
+from benchmarks.flows import Completer, Subscriber, publish_all
 from benchmarks.lanes import Lane, MarkReceiver, Pump, Receiver, Sender
 
 _BUFFER = bytearray(256 * 1024)
@@ -75,16 +78,156 @@ def fan(
     return Pump(lanes, 0.0001).run(seconds)
 
 
-def acknowledged(server: Server, seconds: float, *, topic: str, window: int) -> float:
-    """A publisher alone, at QoS 1, with at most ``window`` messages unacknowledged.
-
-    :returns: PUBACKs in a second.
-    """
-    ring = wire.publish_ring(topic, window, 1)
-    sock = open_mqtt(server, "pub")
+def _publisher(sock: socket.socket, topic: str, qos: int, window: int) -> tuple[Sender, Receiver]:
+    """Both directions of a publisher at QoS 1 or 2; the second one counts what is acknowledged."""
+    ring = wire.publish_ring(topic, window, qos)
     # The duplicate gives the sending direction a place of its own in epoll.
-    lane = Lane([Sender(sock.dup(), ring, len(ring) // window)], [Receiver(sock, 4)], window, 1)
-    return Pump([lane]).run(seconds)
+    sender = Sender(sock.dup(), ring, len(ring) // window)
+    return sender, Receiver(sock, 4) if qos == 1 else Completer(sock, sender)
+
+
+def acknowledged(server: Server, seconds: float, *, topic: str, window: int, qos: int = 1) -> float:
+    """A publisher alone, at QoS 1 or 2, with at most ``window`` messages unacknowledged.
+
+    :returns: PUBACKs, or PUBCOMPs, in a second.
+    """
+    sender, receiver = _publisher(open_mqtt(server, "pub"), topic, qos, window)
+    return Pump([Lane([sender], [receiver], window, 1)]).run(seconds)
+
+
+def relayed(
+    server: Server, seconds: float, *, topic: str, qos: int, window: int, subscribers: int = 1, clean: bool = True
+) -> float:
+    """A publisher and its subscribers, all at QoS 1 or 2, with at most ``window`` messages under way anywhere.
+
+    :param clean: clean sessions, or on both ends sessions that outlive their connections.
+    :returns: complete deliveries in a second: acknowledged, at QoS 2 released and acknowledged.
+    """
+    # The topic is the row's own: so are the sessions, which the row leaves behind.
+    receivers = [
+        Subscriber(open_mqtt(server, f"{topic}-sub-{one:02}", topic, qos, clean=clean), topic, qos)
+        for one in range(subscribers)
+    ]
+    sender, acknowledgements = _publisher(open_mqtt(server, f"{topic}-pub", clean=clean), topic, qos, window)
+    return Pump([Lane([sender], receivers, window, 1, [acknowledgements])], 0.0001).run(seconds)
+
+
+_AT_ONCE = 1000
+"""Messages that are published together where the publishing is not measured."""
+
+
+def drained(server: Server, seconds: float, *, topic: str, qos: int, messages: int) -> float:
+    """What is published while a session's client is away is given to it when it comes back; again and again.
+
+    The time is that from CONNECT until the server, having read every acknowledgement and DISCONNECT, closes.
+
+    :returns: messages in a second.
+    """
+    ring = wire.publish_ring(topic, _AT_ONCE, qos)
+    client, publisher = f"{topic}-sub", open_mqtt(server, f"{topic}-pub")
+    close_mqtt(open_mqtt(server, client, topic, qos, clean=False))
+    count, taken, warm = 0, 0.0, False
+    while taken < seconds:
+        for _ in range(messages // _AT_ONCE):
+            publish_all(publisher, ring, _AT_ONCE, qos)
+        start = time.perf_counter()
+        subscriber = Subscriber(open_mqtt(server, client, clean=False, present=True), topic, qos)
+        subscriber.complete(messages)
+        close_mqtt(subscriber.sock)
+        if warm:
+            count += messages
+            taken += time.perf_counter() - start
+        warm = True
+    close_mqtt(open_mqtt(server, client, clean=False, present=True))
+    return count / taken
+
+
+def retained(server: Server, seconds: float, *, topic: str, messages: int) -> float:
+    """One SUBSCRIBE with a wildcard brings ``messages`` retained messages, at QoS 0; again and again.
+
+    The time is that from SUBSCRIBE until the last message has arrived.
+
+    :returns: messages in a second.
+    """
+    publisher = open_mqtt(server, f"{topic}-pub")
+    names = [f"{topic}/{one // 100:03}/{one % 100:02}" for one in range(messages)]
+    for at in range(0, messages, _AT_ONCE):
+        part = names[at : at + _AT_ONCE]
+        packets = [wire.mqtt_publish(name, one, retain=True) for one, name in enumerate(part, 1)]
+        publish_all(publisher, b"".join(packets), len(part), 1)
+    due = 5 + messages * len(wire.mqtt_publish(names[0]))
+    count, taken, warm = 0, 0.0, False
+    while taken < seconds:
+        sock = open_mqtt(server, f"{topic}-sub")
+        start = time.perf_counter()
+        sock.sendall(wire.mqtt_subscribe(f"{topic}/#"))
+        left = due
+        while left > 0:
+            got = sock.recv_into(_BUFFER)
+            if not got:
+                raise Failed("the server closed the connection")
+            left -= got
+        if warm:
+            count += messages
+            taken += time.perf_counter() - start
+        warm = True
+        if left:
+            raise Failed("more arrived than is retained")
+        close_mqtt(sock)
+    return count / taken
+
+
+def reconnects(server: Server, seconds: float, *, topic: str, connections: int) -> float:
+    """Clients with a session and a subscription connect, are answered, disconnect, and connect again when that is done.
+
+    :returns: connections in a second.
+    """
+    epoll = select.epoll()
+    packets = []
+    sockets: dict[int, tuple[int, socket.socket]] = {}
+    for one in range(connections):
+        client = f"{topic}-{one:02}"
+        close_mqtt(open_mqtt(server, client, f"{topic}/{one:02}", 1, clean=False))
+        packets.append(wire.mqtt_connect(client, server.token, clean=False))
+
+    def begin(one: int) -> None:
+        sock = connect(server.mqtt)
+        # The server closes first.  A reset then spares it TIME_WAIT, which would soon take all ports.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.send(packets[one])
+        sockets[sock.fileno()] = one, sock
+        epoll.register(sock.fileno(), select.EPOLLIN)
+
+    count = 0
+
+    def until(end: float, again: bool) -> None:
+        nonlocal count
+        while sockets and time.perf_counter() < end:
+            events = epoll.poll(PATIENCE)
+            if not events:
+                raise Failed("nothing more is answered")
+            for fd, _mask in events:
+                one, sock = sockets[fd]
+                answer = sock.recv(64)
+                if answer == b"\x20\x02\x01\x00":
+                    sock.send(wire.MQTT_DISCONNECT)
+                    continue
+                if answer:
+                    raise Failed(f"CONNECT was answered with {answer.hex()}")
+                del sockets[fd]
+                sock.close()
+                count += 1
+                if again:
+                    begin(one)
+
+    for one in range(connections):
+        begin(one)
+    until(time.perf_counter() + seconds / 4, True)
+    before, start = count, time.perf_counter()
+    until(start + seconds, True)
+    rate = (count - before) / (time.perf_counter() - start)
+    until(time.perf_counter() + PATIENCE, False)
+    return rate
 
 
 def _one_in_flight(
@@ -287,7 +430,20 @@ def idle_memory(server: Server, seconds: float, *, connections: int) -> float:
 
 JOBS: dict[str, Callable[..., float]] = {
     job.__name__: job
-    for job in (fan, acknowledged, one_each, round_trip, acknowledged_singly, http_publish, queue_cycle, idle_memory)
+    for job in (
+        fan,
+        acknowledged,
+        relayed,
+        drained,
+        retained,
+        reconnects,
+        one_each,
+        round_trip,
+        acknowledged_singly,
+        http_publish,
+        queue_cycle,
+        idle_memory,
+    )
 }
 
 

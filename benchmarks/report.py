@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from statistics import median
 
-from benchmarks.rows import Row
-
-US = "flowgate"
+from benchmarks.rows import US, Row
 
 
 @dataclass

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+US = "flowgate"
+"""The target that the others are compared with."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -15,6 +18,7 @@ class Row:
     :ivar unit: shown behind the title; the job's number is divided by ``scale`` to be in this unit.
     :ivar less_is_better: for times and sizes.
     :ivar own: the peers cannot do this.
+    :ivar kept: it is about what a server keeps for clients that come later: sessions and retained messages.
     :ivar against: the row whose numbers of the peers this row of our own is compared with.
     """
 
@@ -25,6 +29,7 @@ class Row:
     parameters: Mapping[str, object] = field(default_factory=dict)
     less_is_better: bool = False
     own: bool = False
+    kept: bool = False
     against: str | None = None
     scale: float = 1.0
 
@@ -57,6 +62,12 @@ ROWS = (
     Row("qos1-1000", "QoS 1, publisher alone, window 1000", "PUBACKs/s", "acknowledged",
         {"topic": "kept/1000", "window": 1000}),
     Row("qos1-1", "QoS 1, publisher alone, one in flight", "PUBACKs/s", "acknowledged_singly", {"topic": "kept/1"}),
+    Row("qos1-1-1", "QoS 1, 1 → 1", "messages/s", "relayed", {"topic": "kept/q1", "qos": 1, "window": 1000}),
+    Row("qos2-100", "QoS 2, publisher alone, window 100", "PUBCOMPs/s", "acknowledged",
+        {"topic": "kept/100", "window": 100, "qos": 2}),
+    Row("qos2-1000", "QoS 2, publisher alone, window 1000", "PUBCOMPs/s", "acknowledged",
+        {"topic": "kept/1000", "window": 1000, "qos": 2}),
+    Row("qos2-1-1", "QoS 2, 1 → 1", "messages/s", "relayed", {"topic": "kept/q2", "qos": 2, "window": 1000}),
     _fan("qos0-1-1-history", "QoS 0, 1 → 1, with history", "qos0-1-1", topic="kept"),
     _fan("qos0-1-50-history", "QoS 0, 1 → 50, with history", "qos0-1-50", topic="kept", subscribers=50),
     _fan("sse-1-50", "Server-Sent Events, 1 → 50", subscribers=50, receive="sse"),
@@ -71,8 +82,22 @@ ROWS = (
         {"topic": "kept/http", "connections": 32, "batch": 100}, own=True),
     Row("queue-cycle", "Queue: send, receive, delete, 16 connections", "cycles/s", "queue_cycle",
         {"queue": "benchmark", "connections": 16}, own=True),
+    Row("session-qos1-1-1", "Persistent sessions, QoS 1, 1 → 1", "messages/s", "relayed",
+        {"topic": "kept/s1", "qos": 1, "window": 1000, "clean": False}, kept=True),
+    Row("session-qos2-1-1", "Persistent sessions, QoS 2, 1 → 1", "messages/s", "relayed",
+        {"topic": "kept/s2", "qos": 2, "window": 1000, "clean": False}, kept=True),
+    Row("session-qos1-1-50", "Persistent sessions, QoS 1, 1 → 50", "deliveries/s", "relayed",
+        {"topic": "kept/s50", "qos": 1, "window": 1000, "subscribers": 50, "clean": False}, kept=True),
+    Row("session-drain-qos1", "Persistent session, return to 5000 queued at QoS 1", "messages/s", "drained",
+        {"topic": "kept/d1", "qos": 1, "messages": 5000}, kept=True),
+    Row("session-drain-qos2", "Persistent session, return to 5000 queued at QoS 2", "messages/s", "drained",
+        {"topic": "kept/d2", "qos": 2, "messages": 5000}, kept=True),
+    Row("session-connect", "Persistent sessions, connect and disconnect, 50 at once", "connections/s", "reconnects",
+        {"topic": "kept/again", "connections": 50}, kept=True),
+    Row("retained-5000", "SUBSCRIBE with a wildcard to 5000 retained messages", "messages/s", "retained",
+        {"topic": "kept/retained", "messages": 5000}, kept=True),
 )  # fmt: skip
-"""In the order in which they are run: what wants a fresh server comes first."""
+"""In the order in which they are run: what wants a fresh server comes first, what leaves something behind last."""
 
 
 def select(patterns: str | None) -> tuple[Row, ...]:

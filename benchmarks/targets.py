@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import wire
 from benchmarks.connections import Server
+from benchmarks.rows import US, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -51,16 +52,22 @@ class Target:
     :ivar program: the executable that has to be installed.
     :ivar version: asks for its version.
     :ivar run: starts it, and ends it with the context.
+    :ivar kept_only: it differs from another target only in the rows that are :attr:`~benchmarks.rows.Row.kept`.
     """
 
     name: str
     program: str
     version: Callable[[], str]
     run: Callable[[], AbstractContextManager[Running]]
+    kept_only: bool = False
 
     @property
     def installed(self) -> bool:
         return _find(self.program) is not None
+
+    def does(self, row: Row) -> bool:
+        """Whether the row is measured on it."""
+        return self.name == US or not (row.own or (self.kept_only and not row.kept))
 
 
 def _find(program: str) -> str | None:
@@ -147,18 +154,23 @@ def _directory() -> Iterator[Path]:
 
 
 @contextmanager
-def mosquitto() -> Iterator[Running]:
-    """mosquitto as it is fastest: nothing persistent, no log, no limit that would make it drop messages.
+def mosquitto(disk: bool = False) -> Iterator[Running]:
+    """mosquitto as it is fastest: nothing persistent, no log, no limit that would make it drop messages or wait.
 
     ``set_tcp_nodelay`` stays off, as it is by default: mosquitto writes each message by itself, and with the option it
     carries a third fewer of them.
+
+    :param disk: have it write what it holds to the disk each second, so that sessions survive a restart.
     """
     with _directory() as directory:
         (port,) = _free_ports(1)
-        config = directory / "mosquitto.conf"
+        config, store = directory / "mosquitto.conf", directory / "store"
+        store.mkdir()
+        store.chmod(0o777)
+        kept = f"persistence true\npersistence_location {store}/\nautosave_interval 1\n"
         config.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type none\n"
-            "max_queued_messages 0\nmax_queued_bytes 0\n"
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_type none\n{kept if disk else ''}"
+            "max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 0\n"
         )
         command = [_command("mosquitto"), "-c", str(config)]
         with _process(command, directory, lambda: _mqtt_answers(port)) as (pid, seconds):
@@ -167,13 +179,17 @@ def mosquitto() -> Iterator[Running]:
 
 @contextmanager
 def nats_server() -> Iterator[Running]:
-    """nats-server's own MQTT, with JetStream on disk: the binary that the gateway uses as its bus."""
+    """nats-server's own MQTT, with JetStream on disk: the binary that the gateway uses as its bus.
+
+    With ``max_ack_pending`` as it is by default, 1024, it would be slower where 5,000 messages are queued.
+    """
     with _directory() as directory:
         port, client_port = _free_ports(2)
         config = directory / "nats.conf"
         config.write_text(
             f'server_name: benchmark\nlisten: "127.0.0.1:{client_port}"\n'
-            f'jetstream {{ store_dir: "{directory / "store"}" }}\nmqtt {{ host: "127.0.0.1", port: {port} }}\n'
+            f'jetstream {{ store_dir: "{directory / "store"}" }}\n'
+            f'mqtt {{ host: "127.0.0.1", port: {port}, max_ack_pending: 10000 }}\n'
         )
         command = [_command("nats-server"), "-c", str(config)]
         with _process(command, directory, lambda: _mqtt_answers(port)) as (pid, seconds):
@@ -210,11 +226,16 @@ def _token(port: int, data: Path) -> str:
     return str(json.loads(answer)["token"])
 
 
+def _mosquitto_version() -> str:
+    return _printed_version("mosquitto", "-h")
+
+
 TARGETS = {
     target.name: target
     for target in (
         Target("flowgate", "flowgate", lambda: importlib.metadata.version("flowgate"), flowgate),
         Target("nats-server", "nats-server", lambda: _printed_version("nats-server", "--version"), nats_server),
-        Target("mosquitto", "mosquitto", lambda: _printed_version("mosquitto", "-h"), mosquitto),
+        Target("mosquitto", "mosquitto", _mosquitto_version, mosquitto),
+        Target("mosquitto-disk", "mosquitto", _mosquitto_version, lambda: mosquitto(disk=True), kept_only=True),
     )
 }

@@ -32,12 +32,13 @@ def _packet(first: int, body: bytes) -> bytes:
     return bytes([first]) + _remaining_length(len(body)) + body
 
 
-def mqtt_connect(client_id: str, password: str | None = None, keep_alive: int = 600) -> bytes:
-    """An MQTT 3.1.1 CONNECT with a clean session; with a password the user is ``Bearer``.
+def mqtt_connect(client_id: str, password: str | None = None, keep_alive: int = 600, clean: bool = True) -> bytes:
+    """An MQTT 3.1.1 CONNECT; with a password the user is ``Bearer``.
 
     :param keep_alive: seconds.
+    :param clean: a clean session; else one that outlives the connection.
     """
-    flags = 0x02 if password is None else 0xC2
+    flags = (0x02 if clean else 0) | (0 if password is None else 0xC0)
     body = _text("MQTT") + bytes([4, flags]) + keep_alive.to_bytes(2, "big") + _text(client_id)
     if password is not None:
         body += _text("Bearer") + _text(password)
@@ -49,15 +50,22 @@ def mqtt_subscribe(topic: str, qos: int = 0) -> bytes:
     return _packet(0x82, b"\x00\x01" + _text(topic) + bytes([qos]))
 
 
-def mqtt_publish(topic: str, packet_id: int = 0, payload: bytes = PAYLOAD) -> bytes:
-    """A PUBLISH: at QoS 0, or at QoS 1 if there is a packet id."""
+MQTT_DISCONNECT = b"\xe0\x00"
+
+
+def mqtt_publish(
+    topic: str, packet_id: int = 0, payload: bytes = PAYLOAD, qos: int | None = None, retain: bool = False
+) -> bytes:
+    """A PUBLISH: at QoS 0, or at QoS 1 if there is a packet id and nothing else is said."""
     identifier = packet_id.to_bytes(2, "big") if packet_id else b""
-    return _packet(0x32 if packet_id else 0x30, _text(topic) + identifier + payload)
+    if qos is None:
+        qos = 1 if packet_id else 0
+    return _packet(0x30 | qos << 1 | retain, _text(topic) + identifier + payload)
 
 
 def publish_ring(topic: str, count: int, qos: int) -> bytes:
-    """``count`` PUBLISH packets of one size, to be sent round and round; at QoS 1 their ids are 1 to ``count``."""
-    return b"".join(mqtt_publish(topic, one if qos else 0) for one in range(1, count + 1))
+    """``count`` PUBLISH packets of one size, to be sent round and round; above QoS 0 their ids are 1 to ``count``."""
+    return b"".join(mqtt_publish(topic, one if qos else 0, qos=qos) for one in range(1, count + 1))
 
 
 def mixed_ring(topic: str, count: int) -> bytes:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from mqtt_statements import cases, statements  # noqa: E402 - the directory of this file is no package
 
 project = "Flow-Gate"
 release = version = re.findall(r'__version__ = "(.+)"', (HERE.parent / "flowgate" / "__init__.py").read_text())[0]
@@ -27,47 +31,49 @@ exclude_patterns = ["_build"]
 highlight_language = "none"
 nitpicky = True
 
-_STATEMENT = re.compile(r"\[MQTT-(\d+\.\d+\.\d+-\d+)\]")
-_CASE = re.compile(r"""[^"]*"+(?P<text>.*?)("|$)""")
+_OTHERS = {"client": "binds the client", "bridge": "does not apply: the gateway connects to no other MQTT server"}
+"""What stands in place of tests of statements that do not bind the gateway."""
 
 
-def mqtt_statements(tests: Path) -> dict[str, list[str]]:
-    """The normative statements that are named in ``tests``, in the order of the specification, with their cases."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(tests.rglob("test_*.py")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            case = _CASE.match(line)
-            if case is None:
-                continue
-            text = case["text"] if case[2] else f"{case['text']} {following.strip()}"
-            text = _STATEMENT.sub("", text).replace('"', "").strip(" ,:")
-            for name in _STATEMENT.findall(line):
-                cases = found.setdefault(name, [])
-                if text and text not in cases:
-                    cases.append(text)
-    return dict(sorted(found.items(), key=lambda item: [int(part) for part in re.split(r"[.-]", item[0])]))
+def _inline(text: str) -> list[nodes.Node]:
+    """Text with literals between double backticks."""
+    text = re.sub(r":\w+:`([^`]+)`", r"``\1``", text)
+    return [nodes.literal(text=part) if odd % 2 else nodes.Text(part) for odd, part in enumerate(text.split("``"))]
 
 
-class MqttStatements(Directive):
-    """``.. mqtt-statements::`` lists what the tests name, read when the documentation is built."""
+class MqttStatements(SphinxDirective):
+    """``.. mqtt-statements::`` is a table of the normative statements with the tests that name them."""
 
     def run(self) -> list[nodes.Node]:
+        tests = HERE.parent / "tests"
+        for path in (HERE / "mqtt_statements.tsv", *tests.rglob("*.py")):
+            self.env.note_dependency(str(path))
         table = nodes.table(classes=["colwidths-given"])
-        group = nodes.tgroup(cols=2)
+        group = nodes.tgroup(cols=3)
         table += group
-        group += [nodes.colspec(colwidth=15), nodes.colspec(colwidth=85)]
+        group += [nodes.colspec(colwidth=width) for width in (12, 38, 50)]
         head, body = nodes.thead(), nodes.tbody()
         group += [head, body]
 
-        def row(*cells: str) -> nodes.row:
+        def row(*cells: list[nodes.Node]) -> nodes.row:
             made = nodes.row()
-            made += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
+            made += [nodes.entry("", *cell) for cell in cells]
             return made
 
-        head += row("Statement", "Cases in the tests")
-        for name, cases in mqtt_statements(HERE.parent / "tests").items():
-            body += row(f"MQTT-{name}", "; ".join(case.rstrip(".").replace("``", "") for case in cases))
+        def paragraph(*parts: nodes.Node) -> nodes.paragraph:
+            return nodes.paragraph("", "", *parts)
+
+        head += row(*([paragraph(nodes.Text(title))] for title in ("Statement", "What it asks", "Tests")))
+        found = cases(tests)
+        for statement in statements():
+            named = [
+                paragraph(nodes.literal(text=case.name), nodes.Text(" – "), *_inline(case.text))
+                for case in found.get(statement.number, [])
+            ]
+            if not statement.ours:
+                named = [paragraph(nodes.Text(_OTHERS[statement.binds]))]
+            number = nodes.Text(f"MQTT-{statement.number}")
+            body += row([paragraph(number)], [paragraph(*_inline(statement.text))], named)
         return [table]
 
 

@@ -42,6 +42,10 @@ class InvalidTopic(Refused):
     status, code, title = 400, "invalid_topic", "Not a valid topic or filter"
 
 
+class TopicTooLong(InvalidTopic):
+    """It would be valid MQTT, but is longer than we take."""
+
+
 class MissingField(Refused):
     status, code, title = 400, "missing_field", "A required member is missing"
 

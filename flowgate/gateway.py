@@ -198,6 +198,25 @@ class Gateway:
             return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl)
         return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
 
+    def publish_again(
+        self, route: Route, payload: bytes, *, message_id: str, qos: int, retain: bool, late: bool
+    ) -> Deferred[None]:
+        """Publish a message that may have been published before, once.
+
+        :param late: that was longer ago than repetitions are noticed by the stream: history is looked through first.
+        :returns: a Deferred, fired once it is stored.
+        :raises MessageTooLarge: at once.
+        :raises BusUnavailable: through the Deferred.
+        """
+        self.check_size(len(payload))
+        return Deferred.fromCoroutine(self._publish_again(route, payload, message_id, qos, retain, late))
+
+    async def _publish_again(
+        self, route: Route, payload: bytes, message_id: str, qos: int, retain: bool, late: bool
+    ) -> None:
+        if not late or await self._bus.find(route.topic, message_id) is None:
+            await self.publish(route, payload, message_id=message_id, qos=qos, retain=retain)
+
     def publish_trusted(
         self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool
     ) -> Deferred[None]:

@@ -116,7 +116,13 @@ class IBus(Interface):
     epoch: str = Attribute("The epoch of the stream, for cursors; empty before the start.")
 
     def publish_one(
-        topic: Topic, payload: bytes, *, qos: int = 1, message_id: str | None = None, ttl: int | None = None
+        topic: Topic,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        message_id: str | None = None,
+        ttl: int | None = None,
+        retain: bool = False,
     ) -> Deferred[Stored]:
         """Store one message.
 
@@ -125,6 +131,7 @@ class IBus(Interface):
         :param qos: 1 or 2, for MQTT subscribers.
         :param message_id: the same id within 5 minutes is stored once (per namespace).
         :param ttl: seconds after which history forgets the message, or ``None`` for the stream's own age.
+        :param retain: as :attr:`Run.retain`; the flag travels, :class:`IRetained` keeps the message.
         :returns: a Deferred of :class:`Stored`, fired once the stream has the message.
         :raises BusUnavailable: through the Deferred; the message may or may not be stored.
         :raises MessageTooLarge: through the Deferred; nothing is stored.
@@ -134,6 +141,9 @@ class IBus(Interface):
         """Store all messages of a run, in order, at the lowest cost per message.
 
         Whatever is stored is delivered through :meth:`IBusListener.arrived`, on every node, this one too.
+
+        Ids (:attr:`Run.message_ids`) are remembered as those of :meth:`publish_one` are.  The caller promises that
+        they are new: a message whose id is known already is passed over without a word.
 
         :returns: a Deferred of ``None``, fired once the stream has every message.
         :raises BusUnavailable: through the Deferred; any of them may or may not be stored.
@@ -199,6 +209,15 @@ class IBus(Interface):
         :raises BusUnavailable: through the Deferred.
         """
 
+    def find(topic: Topic, message_id: str) -> Deferred[int | None]:
+        """Look for an acknowledged message by its id, also after the 5 minutes in which its repetition is noticed.
+
+        It reads the topic's history; for rare cases.
+
+        :returns: a Deferred of its sequence (int), or of ``None`` if history does not have it.
+        :raises BusUnavailable: through the Deferred.
+        """
+
     def fetch(sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
         """Read stored messages by their places.
 
@@ -208,24 +227,40 @@ class IBus(Interface):
 
 
 class IRetained(Interface):
-    """The retained messages: the last one of each topic that was published with that wish (MQTT 3.1.1 section 3.3.1.3)."""
+    """The retained messages: the last one of each topic published with that wish (MQTT 3.1.1 section 3.3.1.3)."""
 
-    def put(topic: Topic, payload: bytes, qos: int, ttl: int | None = None) -> Deferred[None]:
+    def put(
+        topic: Topic, payload: bytes, qos: int, ttl: int | None = None, place: Cursor | None = None
+    ) -> Deferred[None]:
         """Keep a message as the retained one of its topic; an empty payload removes what is kept ([MQTT-3.3.1-10]).
 
-        Calls of one node take effect in the order in which they are made.
+        Calls of one node for one topic take effect in the order in which they are made.  On all nodes a message with a
+        place never takes the place of one that is the same or later in history, also if that one was a removal.
 
         :param qos: 0 to 2, as it was published.
         :param ttl: seconds after which it is forgotten, or ``None`` for never.
-        :returns: a Deferred of ``None``, fired once it is stored.
+        :param place: where history has it; ``None`` if it does not, or nobody knows.
+        :returns: a Deferred of ``None``, fired once it, or what was put after it, is stored.
+        :raises BusUnavailable: through the Deferred; it may or may not be stored.
+        :raises MessageTooLarge: through the Deferred; nothing is stored.
+        """
+
+    def page(namespace: Namespace, filter_: str, after: int = 0, limit: int = 1000) -> Deferred[RetainedPage]:
+        """Read a page of the retained messages whose topic matches ``filter_``, in the order of their keeping.
+
+        What is put while pages are read is on a later page.
+
+        :param after: 0, or :attr:`RetainedPage.after` of the page before, or the sequence of any run.
+        :param limit: at most so many messages, and 1,000.
+        :returns: a Deferred of :class:`RetainedPage`; at most 256 KiB, but one message at least, if there is one.
+            The ``sequences`` of its runs are places among the retained messages, not in history.
         :raises BusUnavailable: through the Deferred.
         """
 
-    def page(namespace: Namespace, filter_: str, after: int = 0) -> Deferred[RetainedPage]:
-        """Read a page of the retained messages whose topic matches ``filter_``.
+    def fetch(sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
+        """Read retained messages by their places, as :meth:`page` told them.
 
-        :param after: 0, or :attr:`RetainedPage.after` of the page before.
-        :returns: a Deferred of :class:`RetainedPage`; at most 1,000 messages or 256 KiB, and one message at least.
+        :returns: a Deferred of runs of one message each, by sequence; what was replaced or removed is missing.
         :raises BusUnavailable: through the Deferred.
         """
 
@@ -235,6 +270,8 @@ class IGroupMember(Interface):
 
     def take(run: Run, handles: Sequence[str]) -> None:
         """Take messages that no other member gets, unless this one gives them back; never raise.
+
+        After an outage of the bus a message that is not done may come again, to this member or another.
 
         :param run: no more messages than were asked for and not yet given.
         :param handles: for each message what :meth:`IMembership.done` needs.
@@ -251,7 +288,10 @@ class IMembership(Interface):
         """Be ready for ``count`` messages more."""
 
     def done(handles: Sequence[str]) -> None:
-        """Say that messages were delivered: nobody will be given them again."""
+        """Say that messages were delivered: nobody will be given them again.
+
+        What is said while the bus is away holds once it is back, unless they were given to somebody else meanwhile.
+        """
 
     def leave() -> None:
         """End the membership; what was given and is not done is given to other members at once."""
@@ -276,6 +316,7 @@ class IPeers(Interface):
     """The other nodes of this gateway: small messages between them, by core NATS."""
 
     node: str = Attribute("The name of this node; another one after every start.")
+    alone: bool = Attribute("Whether there can be no other node.")
 
     def answer(verb: str, handler: Callable[[bytes], Deferred[bytes]]) -> None:
         """Have ``handler`` called with each question under ``verb``; what its Deferred fires is the answer.
@@ -375,10 +416,12 @@ class IStore(Interface):
         :raises Conflict: through the Deferred, if the revision differs.
         """
 
-    def delete(bucket: str, key: str) -> Deferred[None]:
+    def delete(bucket: str, key: str, revision: int | None = None) -> Deferred[None]:
         """Remove the entry if it exists.
 
+        :param revision: remove only if the entry still has this revision.
         :returns: a Deferred of ``None``.
+        :raises Conflict: through the Deferred, if there is an entry with another revision.
         """
 
     def watch(bucket: str, changed: Callable[[str, bytes | None], None]) -> Deferred[Callable[[], None]]:

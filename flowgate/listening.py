@@ -24,6 +24,9 @@ from flowgate.errors import StartError
 
 _log = Logger()
 
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel may allow fewer (``net.core.somaxconn`` on Linux)."""
+
 
 class ClientCertificates:
     """What a client's certificate has to be signed by.
@@ -107,6 +110,15 @@ def is_tls(description: str) -> bool:
     return description.startswith("ssl:")
 
 
+def _patient(description: str) -> str:
+    """The endpoint with room for a storm of connections, if it does not say for how many itself.
+
+    Twisted's default is 50: of more clients that come at once, as after a restart, most would try again after seconds.
+    """
+    known = description.startswith(("tcp:", "ssl:", "unix:"))
+    return f"{description}:backlog={BACKLOG}" if known and ":backlog=" not in description else description
+
+
 async def listen(
     reactor: Any, description: str, factory: IProtocolFactory, clients: ClientCertificates | None = None
 ) -> IListeningPort:
@@ -118,7 +130,7 @@ async def listen(
     if clients is not None and is_tls(description):
         reactor = _Asking(reactor, clients)
     try:
-        endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, description)  # type: ignore[no-untyped-call]
+        endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, _patient(description))  # type: ignore[no-untyped-call]
         port: IListeningPort = await endpoint.listen(factory)
     except CannotListenError as error:
         raise StartError(f"cannot listen on {description}: {error.socketError}") from None

@@ -168,10 +168,13 @@ class RetainedPage:
 
     :ivar runs: of one message each, ``retain`` set.
     :ivar after: give this to read the next page; ``None`` behind the last one.
+    :ivar places: for each run where history has the message, or a place behind which it was published; ``None`` if
+        neither is known.
     """
 
     runs: list[Run]
     after: int | None
+    places: Sequence[Cursor | None] = ()
 
 
 @attrs.frozen(slots=True)

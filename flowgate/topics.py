@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from flowgate.errors import InvalidParameter, InvalidTopic
+from flowgate.errors import InvalidParameter, InvalidTopic, TopicTooLong
 
 MAX_NAME_BYTES = 512
 """Longest topic name or filter, in bytes of UTF-8."""
@@ -83,35 +83,42 @@ def resolve(name: str, home: Namespace, granted: Collection[Namespace]) -> Resol
     return Resolved(home, name, False)
 
 
-def _check_text(text: str, kind: str) -> None:
+def _check_text(text: str, kind: str) -> int:
+    """Check what holds for topics and filters; return the size in bytes."""
     if not text:
         raise InvalidTopic(f"the {kind} is empty")  # [MQTT-4.7.3-1]
     if "\0" in text:
         raise InvalidTopic(f"the {kind} contains a null character")  # [MQTT-4.7.3-2]
     try:
-        size = len(text.encode())
+        return len(text.encode())
     except UnicodeEncodeError:
         raise InvalidTopic(f"the {kind} is not valid Unicode") from None  # [MQTT-1.5.3-1]: lone surrogates
+
+
+def _check_size(size: int, kind: str) -> None:
     if size > MAX_NAME_BYTES:
-        raise InvalidTopic(f"the {kind} is longer than {MAX_NAME_BYTES} bytes")
+        raise TopicTooLong(f"the {kind} is longer than {MAX_NAME_BYTES} bytes")
 
 
 def check_topic(name: str) -> None:
     """Check a topic name.
 
-    :raises InvalidTopic: if it is empty, too long, or contains NUL or a wildcard ([MQTT-3.3.2-2]).
+    :raises InvalidTopic: if it is empty, or contains NUL or a wildcard ([MQTT-3.3.2-2]).
+    :raises TopicTooLong: if it is well-formed and longer than :data:`MAX_NAME_BYTES`.
     """
-    _check_text(name, "topic")
+    size = _check_text(name, "topic")
     if "+" in name or "#" in name:
         raise InvalidTopic("a topic to publish to cannot contain the wildcards '+' and '#'")
+    _check_size(size, "topic")
 
 
 def check_filter(text: str) -> None:
     """Check a topic filter.
 
-    :raises InvalidTopic: if it is empty, too long, contains NUL, or misplaces a wildcard ([MQTT-4.7.1-2], [-3]).
+    :raises InvalidTopic: if it is empty, contains NUL, or misplaces a wildcard ([MQTT-4.7.1-2], [-3]).
+    :raises TopicTooLong: if it is well-formed and longer than :data:`MAX_NAME_BYTES`.
     """
-    _check_text(text, "filter")
+    size = _check_text(text, "filter")
     if "+" in text or "#" in text:
         levels = text.split("/")
         for index, level in enumerate(levels):
@@ -119,6 +126,7 @@ def check_filter(text: str) -> None:
                 raise InvalidTopic("'#' must stand alone in the last level of a filter")
             if "+" in level and level != "+":
                 raise InvalidTopic("'+' must stand alone in its level of a filter")
+    _check_size(size, "filter")
 
 
 def is_reserved(text: str) -> bool:

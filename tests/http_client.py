@@ -17,7 +17,9 @@ from twisted.web.resource import IResource, Resource
 from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Grant, Grants, Principal
 from flowgate.auth.tokens import TokenService
+from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
 from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections
@@ -192,7 +194,18 @@ class HttpClient:
         self.bus = MemoryBus(self.clock)
         self.connections = Connections(limits.connections)
         self.router = Router()
-        self.gateway = Gateway(self.bus, self.router, Turn(), self.connections, Meter(), limits, policies or Policies())
+        self.retained = MemoryRetained(self.clock)
+        self.gateway = Gateway(
+            self.bus,
+            self.router,
+            Turn(),
+            self.connections,
+            Meter(),
+            limits,
+            policies or Policies(),
+            retained=self.retained,
+            groups=MemoryGroups(MemoryGroupsHub(self.clock, self.bus)),
+        )
         self.bus.listener = self.gateway
         self.bus.start()
         self.store = MemoryStore()
@@ -211,7 +224,7 @@ class HttpClient:
             self.keyring,
             self.queues,
             ADMIN_TOKEN,
-            websocket or cast(IResource, Resource()),
+            {b"/ws": websocket or cast(IResource, Resource())},
             self.wheel,
             self.clock,
             self.now,

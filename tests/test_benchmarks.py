@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import load, report, wire
-from benchmarks.connections import Failed, HttpConnection
+from benchmarks import flows, load, report, wire
+from benchmarks.connections import Failed, HttpConnection, close_mqtt
+from benchmarks.flows import Completer, Subscriber
 from benchmarks.lanes import Lane, MarkReceiver, Receiver, Sender
 from benchmarks.report import Measured
 from benchmarks.rows import ROWS, Row, select
+from benchmarks.targets import TARGETS
 
 
 def measured(row: Row, values: Mapping[str, list[float]], **errors: list[str]) -> Measured:
@@ -75,6 +77,21 @@ class RowTests(SynchronousTestCase):
         """A row is compared only with a row that the peers run."""
         peers = {row.name for row in ROWS if not row.own}
         self.assertEqual([row.name for row in ROWS if row.against and row.against not in peers], [])
+
+    def test_who_runs_what(self) -> None:
+        """Peers run no rows of our own; mosquitto with its disk runs only the rows that can differ by it."""
+        rows = [FAST, KEPT, Row("session", "Session", "messages/s", "relayed", kept=True)]
+        does = {name: [row.name for row in rows if target.does(row)] for name, target in TARGETS.items()}
+        every = ["fast", "session"]
+        self.assertEqual(
+            does,
+            {
+                "flowgate": ["fast", "kept", "session"],
+                "nats-server": every,
+                "mosquitto": every,
+                "mosquitto-disk": ["session"],
+            },
+        )
 
     def test_select_by_pattern(self) -> None:
         """Names and patterns choose rows, in the table's order."""
@@ -167,9 +184,13 @@ class WireTests(SynchronousTestCase):
         rest = b"\x00\x04MQTT\x04\xc2\x00\x3c\x00\x02ab\x00\x06Bearer\x00\xc8" + b"t" * 200
         self.assertEqual(packet, b"\x10" + bytes([len(rest) % 128 | 128, len(rest) // 128]) + rest)
 
+    def test_mqtt_connect_to_a_session(self) -> None:
+        """Without a clean session its flag alone is missing."""
+        self.assertEqual([wire.mqtt_connect("ab", "t", clean=clean)[9] for clean in (True, False)], [0xC2, 0xC0])
+
     def test_mqtt_subscribe(self) -> None:
-        """A SUBSCRIBE carries packet id 1 and the filter."""
-        self.assertEqual(wire.mqtt_subscribe("a/b"), b"\x82\x08\x00\x01\x00\x03a/b\x00")
+        """A SUBSCRIBE carries packet id 1, the filter and its QoS."""
+        self.assertEqual(wire.mqtt_subscribe("a/b", 2), b"\x82\x08\x00\x01\x00\x03a/b\x02")
 
     def test_mqtt_publish_qos_0(self) -> None:
         """At QoS 0 there is no packet id."""
@@ -178,6 +199,10 @@ class WireTests(SynchronousTestCase):
     def test_mqtt_publish_qos_1(self) -> None:
         """At QoS 1 the packet id follows the topic."""
         self.assertEqual(wire.mqtt_publish("a/b", 258), b"\x32\x47\x00\x03a/b\x01\x02" + wire.PAYLOAD)
+
+    def test_mqtt_publish_flags(self) -> None:
+        """QoS 2 and RETAIN are flags of the first byte."""
+        self.assertEqual(wire.mqtt_publish("a/b", 258, qos=2, retain=True), b"\x35" + wire.mqtt_publish("a/b", 258)[1:])
 
     def test_ring_of_ids(self) -> None:
         """A ring at QoS 1 uses each id of the window once, so that none is reused before its PUBACK."""
@@ -279,6 +304,30 @@ class LoadTests(SynchronousTestCase):
         lane.top_up()
         self.assertEqual([there.recv(100) for _, there in pairs], [b"abcd", b"ab", b"ab"])
 
+    def test_window_waits_for_acknowledgements(self) -> None:
+        """The window waits for acknowledgements as for receivers, and they are due, but only receivers are measured."""
+        here, _there = self.pair()
+        receiver, acknowledgements = Receiver(self.pair()[0], 1), Receiver(self.pair()[0], 1)
+        lane = Lane([Sender(here, b"ab", 1)], [receiver], 4, 1, [acknowledgements])
+        lane.top_up()
+        receiver.units, acknowledgements.units = 4, 1
+        lane.top_up()
+        self.assertEqual((lane.sent, lane.received, lane.outstanding), (5, 4, 5))
+
+    def test_answer_waits_for_the_end_of_a_message(self) -> None:
+        """What a sender answers is sent before what it owes, but not inside of a message that it has begun."""
+        here, there = self.pair()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        sender = Sender(here, b"abcdef" * 10_000, 6)
+        sender.give(10_000)
+        sender.answer(b"123")
+        data = b""
+        while len(data) < 60_003:
+            data += there.recv(1000)
+            sender.flush()
+        self.assertEqual((data.index(b"123") % 6, data.replace(b"123", b"")), (0, b"abcdef" * 10_000))
+        self.assertLess(data.index(b"123"), 60_000)
+
     def test_http_response_in_parts(self) -> None:
         """A response counts once its body is whole."""
         here, there = self.pair()
@@ -300,3 +349,69 @@ class LoadTests(SynchronousTestCase):
         here, there = self.pair()
         there.send(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
         self.assertRaises(Failed, HttpConnection(here).read)
+
+
+class FlowTests(SynchronousTestCase):
+    """The receiving ends of QoS 1 and 2."""
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        return here, there
+
+    def subscriber(self, qos: int) -> tuple[Subscriber, socket.socket]:
+        here, there = self.pair()
+        return Subscriber(here, "a/b", qos), there
+
+    def test_qos_1_is_acknowledged(self) -> None:
+        """Each message is answered with a PUBACK of its own id, and counts then; DUP and RETAIN do not matter."""
+        subscriber, there = self.subscriber(1)
+        again = wire.mqtt_publish("a/b", 258)
+        there.send(wire.mqtt_publish("a/b", 1) + b"\x3b" + again[1:])
+        subscriber.read()
+        self.assertEqual((there.recv(100), subscriber.messages), (b"\x40\x02\x00\x01\x40\x02\x01\x02", 2))
+
+    def test_qos_2_counts_once_it_is_complete(self) -> None:
+        """PUBLISH is answered with PUBREC; PUBREL with PUBCOMP, and only then the message counts."""
+        subscriber, there = self.subscriber(2)
+        there.send(wire.mqtt_publish("a/b", 7, qos=2) + b"\x62\x02\x00\x05" + wire.mqtt_publish("a/b", 8, qos=2))
+        subscriber.read()
+        self.assertEqual(there.recv(100).hex(" ", 4), "50020007 70020005 50020008")
+        self.assertEqual(subscriber.messages, 1)
+
+    def test_packets_at_every_split(self) -> None:
+        """A packet is answered once it is whole, wherever the reads cut what was sent."""
+        sent = wire.mqtt_publish("a/b", 7, qos=2) + b"\x62\x02\x00\x05" + wire.mqtt_publish("a/b", 8, qos=2)
+        for cut in range(1, len(sent)):
+            subscriber, there = self.subscriber(2)
+            for part in (sent[:cut], sent[cut:]):
+                there.send(part)
+                subscriber.read()
+            self.assertEqual(there.recv(100).hex(" ", 4), "50020007 70020005 50020008", cut)
+
+    def test_another_qos(self) -> None:
+        """A message at another QoS than that of the row fails it."""
+        subscriber, there = self.subscriber(1)
+        there.send(wire.mqtt_publish("a/b", 7, qos=2))
+        self.assertRaises(Failed, subscriber.read)
+
+    def test_publisher_completes(self) -> None:
+        """A publisher answers PUBREC with PUBREL and counts PUBCOMP."""
+        here, there = self.pair()
+        completer = Completer(here, Sender(here, b"ab", 1))
+        there.send(b"\x50\x02\x00\x01\x50\x02\x00\x02\x70\x02\x00\x09\x50\x02\x01\x03")
+        completer.read()
+        self.assertEqual((there.recv(100).hex(" ", 4), completer.messages), ("62020001 62020002 62020103", 1))
+
+    def test_publish_without_acknowledgement(self) -> None:
+        """What is published beforehand must be acknowledged by the packets of its QoS."""
+        here, there = self.pair()
+        there.send(b"\x50\x02\x00\x01")
+        self.assertRaises(Failed, flows.publish_all, here, wire.mqtt_publish("a/b", 1), 1, 1)
+
+    def test_more_than_was_due(self) -> None:
+        """Anything that arrives after the last message that was due fails the row."""
+        here, there = self.pair()
+        there.send(wire.mqtt_publish("a/b"))
+        self.assertRaises(Failed, close_mqtt, here)

@@ -70,6 +70,21 @@ class ConnectionsTests(SynchronousTestCase):
         self.connections.end(None, lambda one: one.user == "bob")
         self.assertEqual([len(one.reasons) for one in self.ones], [1, 0, 0, 0])
 
+    def test_homes(self) -> None:
+        """Connections are counted for the namespace that they are at home in, whatever happens to them."""
+        alice, bob = principal("alice"), principal("bob")
+        for one, whose in zip(self.ones, (alice, alice, bob), strict=False):
+            self.connections.add(one, whose)
+        self.connections.add(self.ones[0], alice)
+        self.assertEqual([self.connections.count(one.home) for one in (alice, bob)], [2, 1])
+        self.connections.add(self.ones[0], bob)
+        with self.assertRaises(TooManyConnections):
+            self.connections.add(self.ones[3], bob)
+        self.assertEqual([self.connections.count(one.home) for one in (alice, bob)], [1, 2])
+        for one in self.ones:
+            self.connections.remove(one)
+        self.assertEqual([self.connections.count(one.home) for one in (alice, bob)], [0, 0])
+
     def test_remove_unknown(self) -> None:
         """Removing what is not there does nothing."""
         self.connections.remove(self.ones[0])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from itertools import groupby
 from pathlib import Path
+from runpy import run_path
+from typing import Any
 from unittest.mock import Mock
 
 import attrs
@@ -27,6 +31,13 @@ def table_rows(page: str) -> list[list[str]]:
     for row in re.findall(r"^   \* - .*\n(?:     .*\n)*", PAGES[page], re.MULTILINE):
         found.append([" ".join(cell.split()) for cell in re.split(r"^   [* ] - ?", row, flags=re.MULTILINE)[1:]])
     return found
+
+
+@cache
+def statements() -> tuple[tuple[str, ...], list[Any], dict[str, list[Any]]]:
+    """Whom statements of MQTT can bind, all of them, and the cases of the tests that name each."""
+    module = run_path(str(DOCS / "mqtt_statements.py"))
+    return module["BINDS"], module["statements"](), module["cases"](ROOT / "tests")
 
 
 def refusals() -> list[type[Refused]]:
@@ -100,7 +111,7 @@ class RouteTests(SynchronousTestCase):
         self.routes = {(route.method, re.sub(r"<\w+:(\w+)>", r"<\1>", route.path)) for route in taken}
 
     def test_the_table_is_the_code(self) -> None:
-        """Each route is in the table, and the table has no other, except for the WebSocket."""
+        """Each route is in the table, and the table has no other, except for the WebSockets."""
         shown = {
             (method, path)
             for methods, paths, *_ in table_rows("http")
@@ -108,7 +119,7 @@ class RouteTests(SynchronousTestCase):
             for method in methods.split()
             for path in re.findall("``(.*?)``", paths)
         }
-        self.assertEqual(shown, self.routes | {("GET", "/ws")})
+        self.assertEqual(shown, self.routes | {("GET", "/ws"), ("GET", "/mqtt")})
 
 
 class LinkTests(SynchronousTestCase):
@@ -140,6 +151,47 @@ class LinkTests(SynchronousTestCase):
         links = re.findall(r"\]\((?!\w+:|#)([^)#]+)", readme) + re.findall(r"`(docs/[\w.-]+)`", readme)
         for name in links:
             self.assertTrue((ROOT / name).exists(), name)
+
+
+class StatementTests(SynchronousTestCase):
+    """The table of normative statements in ``mqtt.rst``."""
+
+    def setUp(self) -> None:
+        self.binds, self.statements, self.cases = statements()
+
+    def test_complete(self) -> None:
+        """All 141 statements of the specification's appendix B are there, in order, each with its text."""
+        self.assertEqual(len(self.statements), 141)
+        places = [tuple(map(int, re.split("[.-]", one.number))) for one in self.statements]
+        self.assertEqual(places, sorted(places))
+        for section, some in groupby(places, lambda place: place[:3]):
+            numbers = [place[3] for place in some]
+            self.assertEqual(numbers, list(range(1, len(numbers) + 1)), section)
+        for one in self.statements:
+            self.assertIn(one.binds, self.binds)
+            self.assertRegex(one.text, r"^\S.*\.$")
+
+    def test_every_statement_has_a_test(self) -> None:
+        """Each statement that binds the gateway is named by a test."""
+        without = [one.number for one in self.statements if one.ours and one.number not in self.cases]
+        self.assertEqual(without, [])
+
+    def test_no_other(self) -> None:
+        """No test names a statement that there is not."""
+        self.assertEqual(set(self.cases) - {one.number for one in self.statements}, set())
+
+    def test_shown(self) -> None:
+        """A test is shown by module, class and method with its docstring; a case of a table by its own text."""
+        shown = {(number, case.name): case.text for number, cases in self.cases.items() for case in cases}
+        self.assertTrue(all(shown.values()))
+        self.assertEqual(
+            shown["3.1.4-4", "mqtt.test_protocol: ProtocolTests.test_connected"],
+            "a CONNECT with a good token is accepted, without a session",
+        )
+        self.assertEqual(
+            shown["3.14.1-1", "mqtt.test_statements: ProbeTests.test_wrong"],
+            "flags of DISCONNECT",
+        )
 
 
 class CommandTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.errors import BusUnavailable, MessageTooLarge
+from flowgate.gateway import Interest
 from flowgate.limits import Limits
 from flowgate.message import Cursor
 from tests.http_client import HOME, OTHER, HttpClient, grants, principal
@@ -103,13 +104,72 @@ class PublishTests(SynchronousTestCase):
         for ttl in (0, -1, 1.5, "60", True, 10**12):
             self.refused({"topic": "a", "message": 1, "ttl": ttl}, 400, "invalid_parameter")
 
-    def test_retain_is_refused(self) -> None:
-        """What is not kept must not be promised."""
-        self.assertIn("retain", self.refused({"topic": "a", "message": 1, "retain": True}, 400, "invalid_parameter"))
+    def retained(self) -> list[tuple[str, bytes]]:
+        page = self.client.gateway.retained(Interest(HOME, "#", False))
+        self.client.settle()
+        return [(run.topic.name, payload) for run in self.successResultOf(page).runs for payload in run.payloads]
 
-    def test_retain_false(self) -> None:
-        """No promise, no refusal."""
-        self.assertEqual(self.publish({"topic": "a", "message": 1, "retain": False})[0], 200)
+    def test_retain(self) -> None:
+        """A message is retained if that is wished, besides being stored, and replaces the one before it."""
+        for message in (1, 2):
+            self.assertEqual(self.publish({"topic": "a", "message": message, "retain": True})[0], 200)
+        self.publish({"topic": "a", "message": 3})
+        self.publish({"topic": "b", "message": 4, "retain": False})
+        self.assertEqual(self.retained(), [("a", b"2")])
+        self.assertEqual([payload for _, payload in self.stored()], [b"1", b"2", b"3", b"4"])
+
+    def test_retain_nothing(self) -> None:
+        """An empty message clears what is retained."""
+        self.publish({"topic": "a", "message": 1, "retain": True})
+        self.publish({"topic": "a", "message": "", "retain": True})
+        self.assertEqual(self.retained(), [])
+
+    def test_answers_only_when_retained(self) -> None:
+        """No answer goes out before the message is retained."""
+        waiting: Deferred[None] = Deferred()
+        self.patch(self.client.retained, "put", lambda *_: waiting)
+        connection = self.client.open("POST", "/api/v1/publish", {"topic": "a", "message": 1, "retain": True})
+        self.assertEqual((connection.received, len(self.stored())), (b"", 1))
+
+    def test_not_retained(self) -> None:
+        """A message that cannot be retained is answered as not stored; when it is sent again under its key it is."""
+        message = {"topic": "a", "message": 1, "retain": True}
+        self.client.retained.go_away()
+        self.assertEqual(self.publish(message, **{"Idempotency-Key": "k"})[0], 503)
+        self.client.retained.come_back()
+        self.assertTrue(self.publish(message, **{"Idempotency-Key": "k"})[1]["duplicate"])
+        self.assertEqual(self.retained(), [("a", b"1")])
+        self.assertEqual(len(self.stored()), 1)
+
+    def test_what_is_refused_is_not_retained(self) -> None:
+        """A message that history does not take is not retained."""
+        self.client.bus.go_away()
+        self.assertEqual(self.publish({"topic": "a", "message": 1, "retain": True})[0], 503)
+        self.assertEqual(self.retained(), [])
+
+    def test_retained_once(self) -> None:
+        """A repetition under the same key does not replace what was retained since, nor bring back what was cleared."""
+        for since in ("2", ""):
+            key = {"Idempotency-Key": f"k{since}"}
+            self.publish({"topic": "a", "message": "1", "retain": True}, **key)
+            self.publish({"topic": "a", "message": since, "retain": True})
+            self.assertTrue(self.publish({"topic": "a", "message": "1", "retain": True}, **key)[1]["duplicate"])
+            self.assertEqual(self.retained(), [("a", b"2")] if since else [])
+
+    def test_retain_for_some_time(self) -> None:
+        """A ttl is that of the retained message too; a repetition under the same key does not prolong it."""
+        message = {"topic": "a", "message": 1, "retain": True, "ttl": 60}
+        self.publish(message, **{"Idempotency-Key": "k"})
+        self.assertEqual(self.retained(), [("a", b"1")])
+        self.client.clock.advance(61)
+        self.assertEqual(self.retained(), [])
+        self.assertTrue(self.publish(message, **{"Idempotency-Key": "k"})[1]["duplicate"])
+        self.assertEqual(self.retained(), [])
+
+    def test_retain_of_another_type(self) -> None:
+        """retain is true or false."""
+        for retain in (1, "true", None):
+            self.refused({"topic": "a", "message": 1, "retain": retain}, 400, "invalid_parameter")
 
     def test_unknown_member(self) -> None:
         """A misspelt member is refused, and the nearest known one is named."""
@@ -260,6 +320,18 @@ class BatchTests(SynchronousTestCase):
         """If the bus took none of them, the whole answer is that refusal."""
         self.patch(self.client.bus, "publish_one", lambda *_, **__: fail(BusUnavailable()))
         self.assertEqual(self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])[0], 503)
+
+    def test_retain(self) -> None:
+        """Each message of a batch may be retained; of one topic it is the last."""
+        batch = [
+            {"topic": "a", "message": 1, "retain": True},
+            {"topic": "a", "message": 2, "retain": True},
+            {"topic": "b", "message": 3},
+        ]
+        self.assertEqual(self.publish(batch)[0], 200)
+        page = self.client.gateway.retained(Interest(HOME, "#", False))
+        self.client.settle()
+        self.assertEqual([run.payloads for run in self.successResultOf(page).runs], [[b"2"]])
 
     def test_idempotency_key(self) -> None:
         """A batch that is sent again with its key is stored once."""

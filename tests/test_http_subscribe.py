@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import attrs
@@ -16,7 +17,8 @@ from flowgate.errors import BusUnavailable, InvalidToken
 from flowgate.http import sse
 from flowgate.interfaces import IReader, ISubscriber
 from flowgate.limits import Limits, Policies, TopicPolicy
-from flowgate.message import Run
+from flowgate.message import Cursor, Run
+from flowgate.topics import Topic
 from tests.http_client import HOME, OTHER, Connection, HttpClient, grants, principal
 from tests.test_sse import parse
 
@@ -503,3 +505,220 @@ class SlowReaderTests(StreamTestCase):
         self.assertTrue(connection.received.endswith(b"0\r\n\r\n"))
         self.client.clock.pump([1] * 7)
         self.assertFalse(connection.transport.aborted)
+
+
+class RetainedTests(StreamTestCase):
+    """``GET /api/v1/subscribe?retained=true``."""
+
+    def retain(self, topic: str, message: object) -> str:
+        body = {"topic": topic, "message": message, "retain": True}
+        answer = self.client.call("POST", "/api/v1/publish", body)
+        self.assertEqual(answer.status, 200)
+        return str(answer.json()["id"])
+
+    def retain_live(self, topic: str, payload: bytes) -> None:
+        """Publish without acknowledgement, as MQTT does."""
+        route = self.client.gateway.route(principal(), topic)
+        self.client.gateway.publish_unacknowledged(route, Run(route.topic, [payload], retain=True))
+        self.client.gateway.turn.flush()
+        self.client.settle()
+
+    def shown(self, connection: Connection) -> list[tuple[str, Any, bool]]:
+        found = [json.loads(event["data"]) for event in self.events(connection)]
+        return [(one["topic"], one["data"], one.get("retained", False)) for one in found]
+
+    def small_pages(self, size: int = 2) -> None:
+        real = self.client.retained.page
+        self.patch(
+            self.client.retained, "page", lambda space, filter_, after=0, limit=0: real(space, filter_, after, size)
+        )
+
+    def hold_pages(self) -> list[Any]:
+        """Hold every page back until what is in the list is called."""
+        real = self.client.retained.page
+        waiting: list[Any] = []
+
+        def page(*args: Any) -> Deferred[Any]:
+            asked: Deferred[Any] = Deferred()
+            waiting.append(lambda: real(*args).chainDeferred(asked))
+            return asked
+
+        self.patch(self.client.retained, "page", page)
+        return waiting
+
+    def test_before_what_is_new(self) -> None:
+        """What is retained comes first and is marked as such; what is new is not."""
+        self.retain("a", 1)
+        self.publish("a", 2)
+        cursor = self.retain("b", {"k": 3})
+        connection = self.subscribe("topic=%23&retained=true")
+        self.retain("a", 4)
+        self.assertEqual(self.shown(connection), [("a", "1", True), ("b", {"k": 3}, True), ("a", "4", False)])
+        first, second, _ = self.events(connection)
+        self.assertEqual((first["event"], second["id"]), ("message", cursor))
+        self.assertEqual(first["data"], '{"topic":"a","data":"1","retained":true}')
+
+    def test_only_on_request(self) -> None:
+        """Without the wish nothing old comes."""
+        self.retain("a", 1)
+        for query in ("topic=a", "topic=a&retained=false"):
+            self.assertEqual(self.shown(self.subscribe(query)), [])
+
+    def test_refused(self) -> None:
+        """retained is true or false."""
+        answer = self.client.call("GET", "/api/v1/subscribe?topic=a&retained=1")
+        self.assertEqual((answer.status, answer.json()["code"]), (400, "invalid_parameter"))
+
+    def test_not_repeated_on_a_resume(self) -> None:
+        """Whoever comes back with the last id gets what is new since, and nothing that is retained."""
+        self.retain("a", 1)
+        self.retain("b", 2)
+        connection = self.subscribe("topic=%23&retained=true")
+        last = self.events(connection)[-1]["id"]
+        connection.lose()
+        self.publish("a", 3)
+        again = self.subscribe("topic=%23&retained=true", {"Last-Event-ID": last})
+        self.assertEqual(self.shown(again), [("a", "3", False)])
+
+    def test_resumed_in_the_middle(self) -> None:
+        """Whoever is cut off before all of it came gets the rest, and all that is new since the beginning."""
+        self.small_pages()
+        for number in range(5):
+            self.retain(f"a/{number}", 0)
+        self.retain("b", 0)
+        query = "topic=a/%23&topic=b&retained=true"
+        ids = [event["id"] for event in self.events(self.subscribe(query))]
+        for number in range(5):
+            connection = self.subscribe(query)
+            connection.lose()
+            self.publish("a/0", number)
+            shown = self.shown(self.subscribe(query, {"Last-Event-ID": ids[number]}))
+            rest = [(f"a/{n}", "0", True) for n in range(number + 1, 5)]
+            self.assertEqual(shown[: len(rest) + 1], [*rest, ("b", "0", True)])
+            self.assertEqual(shown[len(rest) + 1 :], [("a/0", str(n), False) for n in range(number + 1)])
+
+    def test_an_id_from_the_middle_without_the_wish(self) -> None:
+        """Such an id is a cursor like any other for a stream that does not ask for what is retained."""
+        self.retain("a", 1)
+        self.retain("b", 1)
+        first = self.events(self.subscribe("topic=%23&retained=true"))[0]["id"]
+        self.publish("a", 2)
+        self.assertEqual(self.shown(self.subscribe(f"topic=%23&last_event_id={first}")), [("a", "2", False)])
+
+    def test_announced_id(self) -> None:
+        """Whoever comes back with the id of the answer's head gets everything."""
+        self.retain("a", 1)
+        connection = self.subscribe("topic=a&retained=true")
+        [announced] = re.findall(rb"\r\nFlow-Last-Event-ID: (.*)\r\n", connection.received, re.IGNORECASE)
+        again = self.subscribe("topic=a&retained=true", {"Last-Event-ID": announced.decode()})
+        self.assertEqual(self.shown(again), [("a", "1", True)])
+
+    def test_with_all_of_history(self) -> None:
+        """Before all that history holds comes what is retained, whether history still has it or not."""
+        self.retain("a", 1)
+        self.client.clock.advance(25 * 3600)
+        self.retain("b", 2)
+        connection = self.subscribe("topic=%23&retained=true&last_event_id=earliest")
+        self.assertEqual(self.shown(connection), [("a", "1", True), ("b", "2", True), ("b", "2", False)])
+
+    def test_published_meanwhile(self) -> None:
+        """What is published while pages are read comes once, behind them, and nothing older follows it."""
+        self.small_pages()
+        for number in range(6):
+            self.retain(f"a/{number}", 0)
+        waiting = self.hold_pages()
+        connection = self.subscribe("topic=%23&retained=true")
+        for _ in range(2):
+            waiting.pop()()
+            self.client.settle()
+        self.retain("a/5", 1)
+        self.publish("a/0", 2)
+        self.retain("a/5", 3)
+        self.retain_live("live/x", b"4")
+        while waiting:
+            waiting.pop()()
+            self.client.settle()
+        self.assertEqual(
+            [one for one in self.shown(connection) if one[0] != "live/x"],
+            [(f"a/{n}", "0", True) for n in range(5)] + [("a/5", "1", False), ("a/0", "2", False), ("a/5", "3", False)],
+        )
+        self.assertEqual(self.shown(connection).count(("live/x", "4", False)), 1)
+        self.assertNotIn(("live/x", "4", True), self.shown(connection))
+
+    def test_late(self) -> None:
+        """What another node had published just before is found a second later."""
+        connection = self.subscribe("topic=%23&retained=true")
+        self.client.retained.put(Topic(HOME, "a"), b"1", 1, None, Cursor("memory", 0))
+        self.client.settle()
+        self.assertEqual(self.shown(connection), [])
+        self.client.clock.advance(1)
+        self.client.settle()
+        self.assertEqual(self.shown(connection), [("a", "1", True)])
+
+    def test_several_filters(self) -> None:
+        """What several filters match comes once, in the form of the first one; no more is shown than they match."""
+        for topic in ("a", "b", "c"):
+            self.retain(topic, topic)
+        self.retain("$x/y", "y")
+        connection = self.subscribe("topic=alice_shop_b&topic=%2B&topic=$x/%23&retained=true")
+        self.assertEqual(
+            self.shown(connection),
+            [("alice_shop_b", "b", True), ("a", "a", True), ("c", "c", True), ("$x/y", "y", True)],
+        )
+
+    def test_beyond_the_grants(self) -> None:
+        """Nothing is shown beside what is granted, though one feed serves several filters."""
+        self.retain("a/1", 1)
+        self.retain("a/3", "secret")
+        self.client.tokens.known["narrow"] = principal(Grants((), (Grant(HOME, "a/1"), Grant(HOME, "a/2")), ()))
+        connection = self.subscribe("topic=a/1&topic=a/2&retained=true", token="narrow")
+        self.assertEqual(self.shown(connection), [("a/1", "1", True)])
+
+    def test_slow_reader(self) -> None:
+        """A slow reader is given pages at its own pace, then what came meanwhile."""
+        for number in range(6):
+            self.retain(f"a/{number}", "x" * 60_000)
+        self.small_pages(1)
+        waiting = self.hold_pages()
+        connection = self.subscribe("topic=%23&retained=true")
+        connection.protocol.pauseProducing()
+        self.publish("a/0", "new")
+        waiting.pop()()
+        self.client.settle()
+        self.assertEqual((self.shown(connection), waiting), ([], []))
+        for number in range(1, 6):
+            connection.protocol.resumeProducing()
+            self.client.settle()
+            connection.protocol.pauseProducing()
+            waiting.pop()()
+            self.client.settle()
+            self.assertEqual(len(self.shown(connection)), number)
+        connection.protocol.resumeProducing()
+        self.client.settle()
+        self.assertEqual(
+            [(topic, retained) for topic, _, retained in self.shown(connection)],
+            [(f"a/{n}", True) for n in range(6)] + [("a/0", False)],
+        )
+
+    def test_bus_away(self) -> None:
+        """If the bus goes away in the middle the stream ends: its reader comes back with its last id."""
+        self.small_pages()
+        for number in range(5):
+            self.retain(f"a/{number}", 0)
+        real = self.client.retained.page
+        self.patch(
+            self.client.retained,
+            "page",
+            lambda space, name, after, limit: fail(BusUnavailable()) if after else real(space, name, after, limit),
+        )
+        connection = self.subscribe("topic=%23&retained=true")
+        self.assertEqual(len(self.shown(connection)), 2)
+        self.assertLeft()
+
+    def test_client_that_leaves(self) -> None:
+        """A client that leaves in the middle leaves nothing behind."""
+        self.retain("a", 0)
+        connection = self.subscribe("topic=%23&retained=true")
+        connection.lose()
+        self.assertLeft()
+        self.assertEqual([call for call in self.client.clock.getDelayedCalls() if "deferLater" in str(call)], [])

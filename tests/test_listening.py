@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from flowgate.errors import StartError
-from flowgate.listening import ClientCertificates, _Asking, is_tls, listen
+from flowgate.listening import BACKLOG, ClientCertificates, _Asking, is_tls, listen
 from tests.certificates import DAY, Authority, Signed
 
 
@@ -95,7 +95,12 @@ class ListenTests(_Tests):
         factory = Factory()
         for clients in (None, ClientCertificates([self.authority.signed.certificate], True)):
             self.run_through(listen(self.reactor, "tcp:1883:interface=127.0.0.1", factory, clients))
-            self.assertEqual(self.reactor.tcpServers.pop(), (1883, factory, 50, "127.0.0.1"))
+            self.assertEqual(self.reactor.tcpServers.pop(), (1883, factory, BACKLOG, "127.0.0.1"))
+
+    def test_backlog(self) -> None:
+        """There is room for a storm of connections, unless the endpoint says how much there is to be."""
+        self.run_through(listen(self.reactor, "tcp:1883:backlog=7", Factory(), None))
+        self.assertEqual(self.reactor.tcpServers.pop()[2], 7)
 
     def test_tls(self) -> None:
         """With certificates asked for, all else of an ``ssl:`` endpoint stays as it was described."""

@@ -129,6 +129,26 @@ class RouterTests(SynchronousTestCase):
         self.router.subscribe(self.two, ALICE, "b", False)
         self.assertEqual(self.router.subscriptions(self.one), [(ALICE, "a", False), (BOB, "#", True)])
 
+    def test_reserved(self) -> None:
+        """The router tells where somebody listens to the gateway's own topics, as long as anybody does."""
+        for filter_ in ("#", "+/a", "$SYSTEM/#", "a"):
+            self.router.subscribe(self.one, ALICE, filter_, False)
+        self.assertEqual(self.router.reserved(), [])
+        for subscriber, namespace, filter_ in (
+            (self.one, ALICE, "$SYS/#"),
+            (self.two, ALICE, "$SYS/a"),
+            (self.two, BOB, "$SYS"),
+        ):
+            self.router.subscribe(subscriber, namespace, filter_, False)
+            self.router.subscribe(subscriber, namespace, filter_, False, 1)
+        self.assertEqual(self.router.reserved(), [ALICE, BOB])
+        self.router.unsubscribe(self.one, ALICE, "$SYS/#", False)
+        self.router.unsubscribe(self.two, BOB, "$SYS", False)
+        self.router.unsubscribe(self.two, BOB, "$SYS", False)
+        self.assertEqual(self.router.reserved(), [ALICE])
+        self.router.unsubscribe(self.two, ALICE, "$SYS/a", False)
+        self.assertEqual(self.router.reserved(), [])
+
     def test_nothing_left(self) -> None:
         """When the last subscription has ended the router keeps nothing of it."""
         for subscriber in (self.one, self.two):

@@ -60,6 +60,17 @@ class EventTests(SynchronousTestCase):
         """A blank line would be dispatched as an empty event by some clients."""
         self.assertEqual(sse.HEARTBEAT, b":\n")
 
+    def test_retained(self) -> None:
+        """What is retained is marked as such in the data."""
+        wire = sse.events("a", [b"1", b"\xff"], ["e-1", "e-1"], retained=True)
+        self.assertEqual(
+            [json.loads(event["data"]) for event in parse(wire)],
+            [
+                {"topic": "a", "data": "1", "retained": True},
+                {"topic": "a", "data": "/w==", "encoding": "base64", "retained": True},
+            ],
+        )
+
     def test_gap_has_no_id(self) -> None:
         """A gap names the oldest cursor, and does not move the client's own."""
         self.assertEqual(sse.gap("e1-4"), b'event: gap\ndata: {"oldest":"e1-4"}\n\n')

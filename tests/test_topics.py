@@ -19,6 +19,7 @@ from flowgate.topics import (
     check_topic,
     covers,
     has_wildcard,
+    is_reserved,
     matches,
     resolve,
 )
@@ -179,6 +180,13 @@ class CheckTests(SynchronousTestCase):
         self.assertTrue(has_wildcard("#"))
         self.assertFalse(has_wildcard("a/b"))
 
+    def test_is_reserved(self) -> None:
+        """[MQTT-4.7.2-1]: the gateway's own topics, and the filters that reach them, are those that spell it out."""
+        for text in ("$SYS", "$SYS/", "$SYS/a", "$SYS/#", "$SYS/+"):
+            self.assertTrue(is_reserved(text), text)
+        for text in ("$SYSTEM", "$SYS a", "$sys/a", "$S", "$", "a/$SYS", "/$SYS", "#", "+", "+/#", ""):
+            self.assertFalse(is_reserved(text), text)
+
 
 class MatchTests(SynchronousTestCase):
     """MQTT 3.1.1 section 4.7."""
@@ -240,7 +248,7 @@ class MatchTests(SynchronousTestCase):
             self.assertTrue(matches(filter_, name), (filter_, name))
 
     def test_no_match(self) -> None:
-        """[MQTT-4.7.2-1] and the rest: those that do not."""
+        """[MQTT-4.7.2-1], [MQTT-4.7.1-2], [MQTT-4.7.1-3]: those that do not match."""
         for filter_, name in self.no:
             self.assertFalse(matches(filter_, name), (filter_, name))
 

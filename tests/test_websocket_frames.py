@@ -66,6 +66,7 @@ class ParseTests(SynchronousTestCase):
                 '{"action":"subscribe","topic":"a/#","since":"earliest","meta":true,"id":"s1"}',
                 Subscribe("a/#", "earliest", True, "s1"),
             ),
+            ('{"action":"subscribe","topic":"t","retained":true}', Subscribe("t", None, False, None, retained=True)),
             ('{"action":"unsubscribe","topic":"news","id":0}', Unsubscribe("news", 0)),
             (
                 '{"action":"publish","topic":"news","message":"Hi \\u00e9"}',
@@ -109,6 +110,7 @@ class ParseTests(SynchronousTestCase):
             ("topic", '{"action":"publish","topic":null,"message":1}'),
             ("since", '{"action":"subscribe","topic":"t","since":3}'),
             ("meta", '{"action":"subscribe","topic":"t","meta":1}'),
+            ("retained", '{"action":"subscribe","topic":"t","retained":"yes"}'),
             ("key", '{"action":"publish","topic":"t","message":1,"key":""}'),
             ("key", '{"action":"publish","topic":"t","message":1,"key":"a\\nb"}'),
             ("token", '{"action":"auth","token":{}}'),
@@ -164,7 +166,7 @@ class ParseTests(SynchronousTestCase):
     @_SETTINGS
     @given(
         st.dictionaries(
-            st.sampled_from(["action", "id", "topic", "message", "key", "since", "meta", "token", "x"]),
+            st.sampled_from(["action", "id", "topic", "message", "key", "since", "meta", "retained", "token", "x"]),
             st.one_of(
                 st.sampled_from(["publish", "subscribe", "unsubscribe", "ping", "auth", "t"]),
                 st.recursive(
@@ -241,6 +243,21 @@ class ShortTextTests(SynchronousTestCase):
         frames.short_text(data, start)
 
 
+class ShortFrameTests(SynchronousTestCase):
+    """Binary frames taken from a read in the same way."""
+
+    def test_taken(self) -> None:
+        """Any bytes are taken, however long their length is written."""
+        for payload in (b"", b"\xff\x00", bytes(range(256)) * 16):
+            data = masked(payload, first=0x82)
+            self.assertEqual(frames.short_frame(b"x" + data + b"y", 1, frames.BINARY), (payload, 1 + len(data)))
+
+    def test_left(self) -> None:
+        """A text frame, a part of a message, and a frame that is not whole are left alone."""
+        for data in (masked(b"a"), masked(b"a", first=0x02), masked(b"a", first=0x80), masked(b"a", first=0x82)[:-1]):
+            self.assertIsNone(frames.short_frame(data, 0, frames.BINARY))
+
+
 class EncodeTests(SynchronousTestCase):
     """What clients are sent."""
 
@@ -254,6 +271,7 @@ class EncodeTests(SynchronousTestCase):
             (65536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
         ]:
             self.assertEqual(frames.text_frame(b"x" * size), head + b"x" * size)
+            self.assertEqual(frames.binary_frame(b"x" * size), b"\x82" + head[1:] + b"x" * size)
 
     def test_message_members(self) -> None:
         """A message has exactly the members action, topic and data, in this order."""
@@ -293,6 +311,16 @@ class EncodeTests(SynchronousTestCase):
                 {"action": "message", "topic": "news", "data": "a", "id": "e1-7", "ts": "2023-11-14T22:13:20.123Z"},
                 {"action": "message", "topic": "news", "data": "b", "id": "e1-9", "ts": "2023-11-14T22:13:21.000Z"},
             ],
+        )
+
+    def test_retained(self) -> None:
+        """A retained message is marked as such; with meta, it has the cursor of its reader and its time."""
+        run = Run(TOPIC, [b"a"], times=[1_700_000_000_123_456_789])
+        plain = {"action": "message", "topic": "news", "data": "a", "retained": True}
+        self.assertEqual(shown(frames.encode_retained(run, False)), [plain])
+        self.assertEqual(
+            shown(frames.encode_retained(run, True, "e1-7")),
+            [{**plain, "topic": "alice_shop_news", "id": "e1-7", "ts": "2023-11-14T22:13:20.123Z"}],
         )
 
     def test_meta_of_live_message(self) -> None:

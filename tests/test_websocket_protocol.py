@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -20,11 +20,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 from zope.interface.verify import verifyObject
 
+from flowgate import replay
 from flowgate.auth.permissions import Grant, Grants, Principal
 from flowgate.auth.tokens import TokenService
+from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
+from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections, IConnection
-from flowgate.errors import AccountSuspended, InvalidToken, RateLimited
+from flowgate.errors import AccountSuspended, BusUnavailable, InvalidToken, RateLimited
 from flowgate.gateway import Gateway
 from flowgate.interfaces import IReader, ISubscriber
 from flowgate.limits import Limits, Policies, TopicPolicy
@@ -34,7 +37,7 @@ from flowgate.router import Router
 from flowgate.subscriber import Turn
 from flowgate.timers import Wheel
 from flowgate.topics import Namespace, Topic
-from flowgate.websocket import frames, protocol
+from flowgate.websocket import frames, opening, protocol
 from flowgate.websocket.protocol import WebSocketFactory
 from flowgate.websocket.reading import Reading
 from flowgate.websocket.resource import make_resource
@@ -225,7 +228,18 @@ class ConnectionTestCase(SynchronousTestCase):
         self.router = Router()
         self.connections = Connections(self.limits.connections)
         policies = Policies((TopicPolicy("open/live", history=False),))
-        self.gateway = Gateway(self.bus, self.router, Turn(), self.connections, Meter(), self.limits, policies)
+        self.retained = MemoryRetained(self.clock)
+        self.gateway = Gateway(
+            self.bus,
+            self.router,
+            Turn(),
+            self.connections,
+            Meter(),
+            self.limits,
+            policies,
+            retained=self.retained,
+            groups=MemoryGroups(MemoryGroupsHub(self.clock, self.bus)),
+        )
         self.bus.listener = self.gateway
         self.successResultOf(self.bus.start())
         self.wheel = Wheel(self.clock)
@@ -375,14 +389,15 @@ class HandshakeTests(ConnectionTestCase):
 
     def test_autobahn_does_not_log(self) -> None:
         """Autobahn, which would log requests, has no logger of its own on our connections."""
-        self.assertIsInstance(self.bare().protocol.log, protocol._Silent)
+        self.assertIsInstance(self.bare().protocol.log, opening.Silent)
 
     def test_interfaces(self) -> None:
         """A connection is what the router and the registry take it for."""
         connection = self.peer().protocol
         verifyObject(ISubscriber, connection)
         verifyObject(IConnection, connection)
-        reading = Reading(connection, "t", self.gateway.interest(self.tokens.verify("alice"), "t"), False)
+        interest = self.gateway.interest(self.tokens.verify("alice"), "t")
+        reading = Reading(connection, "t", interest, meta=False, since=True, hold=False)
         verifyObject(ISubscriber, reading)
         verifyObject(IReader, reading)
 
@@ -793,6 +808,217 @@ class HistoryTests(ConnectionTestCase):
             got += peer.got()
             peer.stall()
         self.assertEqual([one["data"][:2] for one in got], [f"{index:02}" for index in range(80)])
+
+
+class RetainedTests(ConnectionTestCase):
+    """Subscriptions that ask for what is retained."""
+
+    def retain(self, name: str, value: str, acknowledged: bool = True) -> None:
+        route = self.gateway.route(self.tokens.verify("alice"), name)
+        if acknowledged:
+            self.gateway.publish(route, value.encode(), retain=True)
+        else:
+            self.gateway.publish_unacknowledged(route, Run(route.topic, [value.encode()], retain=True))
+            self.gateway.turn.flush()
+        self.settle()
+
+    def held_pages(self, size: int = 1000) -> list[Any]:
+        """Hold every page back until what is in the list is called."""
+        real = self.retained.page
+        waiting: list[Any] = []
+
+        def page(namespace: Namespace, filter_: str, after: int, limit: int) -> Deferred[Any]:
+            asked: Deferred[Any] = Deferred()
+            waiting.append(lambda: real(namespace, filter_, after, size).chainDeferred(asked))
+            return asked
+
+        self.patch(self.retained, "page", page)
+        return waiting
+
+    def let_go(self, waiting: list[Any]) -> None:
+        while waiting:
+            waiting.pop()()
+            self.settle()
+
+    def test_behind_the_ack(self) -> None:
+        """What is retained comes behind the ack and is marked as such; what is new has just the usual members."""
+        self.retain("t", "1")
+        self.retain("u", "2")
+        peer = self.peer()
+        peer.send(subscribe("alice_shop_t", id=1, retained=True), subscribe("u"))
+        self.settle()
+        self.retain("t", "3")
+        self.assertEqual(
+            peer.got(),
+            [
+                {"action": "ack", "id": 1, "topic": "alice_shop_t"},
+                message("alice_shop_t", "1", retained=True),
+                message("alice_shop_t", "3"),
+            ],
+        )
+
+    def test_bytes(self) -> None:
+        """Bytes that are no text are shown in base64."""
+        route = self.gateway.route(self.tokens.verify("alice"), "t")
+        self.gateway.publish(route, b"\xff", retain=True)
+        self.settle()
+        peer = self.peer()
+        peer.send(subscribe("t", retained=True))
+        self.settle()
+        self.assertEqual(peer.got(), [message("t", "/w==", encoding="base64", retained=True)])
+
+    def test_superseded(self) -> None:
+        """What was retained before a live message that the client was given does not follow it."""
+        for name in ("open/a", "open/b", "open/c"):
+            self.retain(name, "old")
+        waiting = self.held_pages(1)
+        peer = self.peer(subscribe("open/#", retained=True))
+        waiting.pop()()
+        self.settle()
+        self.assertEqual(peer.got(), [message("open/a", "old", retained=True)])
+        self.retain("open/b", "new")
+        self.retain("open/c", "newer", acknowledged=False)
+        self.let_go(waiting)
+        self.assertEqual(peer.got(), [message("open/b", "new"), message("open/c", "newer")])
+
+    def test_nothing_is_lost(self) -> None:
+        """A message that was under way when the client subscribed comes, retained or live."""
+        self.retain("t", "old")
+        self.bus.hold()
+        self.retain("t", "new")
+        peer = self.peer()
+        peer.send(subscribe("t", id=1, retained=True))
+        self.bus.let_go()
+        self.settle()
+        self.bus.let_go()
+        self.settle()
+        answers = peer.got()
+        self.assertEqual(answers[0]["action"], "ack")
+        self.assertEqual([one["data"] for one in answers[1:]], ["new"])
+
+    def test_late(self) -> None:
+        """What another node had published just before is found a second later."""
+        peer = self.peer(subscribe("t", retained=True))
+        self.retained.put(Topic(HOME, "t"), b"late", 1)
+        self.settle()
+        self.assertEqual(peer.got(), [])
+        self.wait(1)
+        self.settle()
+        self.assertEqual(peer.got(), [message("t", "late", retained=True)])
+
+    def test_asked_again(self) -> None:
+        """A subscribe that only asks once more gives what is retained now, and interrupts nothing."""
+        self.retain("t", "1")
+        for options in ({}, {"meta": True}):
+            peer = self.peer(subscribe("t", retained=True, **options))
+            self.bus.hold()
+            peer.send(subscribe("t", id=2, retained=True, **options), subscribe("t", id=3, **options))
+            self.settle()
+            del self.bus.held
+            answers = peer.got()
+            self.assertEqual([one.get("id") for one in answers[:2] if one["action"] == "ack"], [2, 3])
+            self.assertEqual([(one["data"], one["retained"]) for one in answers[2:]], [("1", True)])
+            peer.protocol.connectionLost()
+
+    def test_asked_again_in_the_middle(self) -> None:
+        """So it is while the first pages are still read."""
+        self.retain("open/a", "1")
+        waiting = self.held_pages()
+        peer = self.peer(subscribe("open/#", retained=True, meta=True))
+        peer.send(subscribe("open/#", retained=True, meta=True))
+        self.retain("open/b", "2")
+        self.let_go(waiting)
+        self.assertEqual(
+            [(one["data"], "retained" in one) for one in peer.got()],
+            [("1", True), ("2", False)],
+        )
+
+    def test_before_history(self) -> None:
+        """With meta, what is retained comes before what is new, with the cursor from which on that is new."""
+        self.retain("open/a", "1")
+        self.retain("open/b", "2")
+        cursor = f"{self.gateway.epoch}-2"
+        waiting = self.held_pages(1)
+        peer = self.peer(subscribe("open/#", retained=True, meta=True))
+        self.retain("open/b", "3")
+        self.retain("open/a", "4")
+        self.let_go(waiting)
+        answers = peer.got()
+        self.assertEqual([(one["data"], one.get("retained")) for one in answers], [("3", None), ("4", None)])
+        peer.send(subscribe("open/#", retained=True, meta=True))
+        self.let_go(waiting)
+        answers = peer.got()
+        self.assertEqual([(one["data"], one.get("retained")) for one in answers], [("3", True), ("4", True)])
+        self.assertEqual([one["id"] for one in answers], [cursor, cursor])
+        self.assertTrue(all(one["ts"].endswith("Z") for one in answers))
+
+    def test_with_since(self) -> None:
+        """With since, what is retained comes before all that history holds, whether history has it as well or not."""
+        self.retain("open/a", "1")
+        self.retain("open/b", "2")
+        peer = self.peer()
+        peer.send(subscribe("open/#", since=f"{self.gateway.epoch}-1", retained=True))
+        self.settle()
+        self.assertEqual(
+            peer.got(),
+            [
+                message("open/a", "1", retained=True),
+                message("open/b", "2", retained=True),
+                message("open/b", "2"),
+            ],
+        )
+
+    def test_slow_reader(self) -> None:
+        """A client that reads slowly is given pages at its own pace."""
+        for index in range(80):
+            self.retain(f"open/{index:02}", "x" * 1900)
+        self.gateway.limits = Limits(subscriber_buffer_bytes=65536, message_bytes=2000)
+        waiting = self.held_pages(10)
+        peer = self.peer(subscribe("open/#", retained=True))
+        for number in range(8):
+            self.assertEqual(len(waiting), 1)
+            peer.stall()
+            waiting.pop()()
+            self.settle()
+            self.assertEqual((peer.got(), waiting), ([], []), number)
+            peer.catch_up()
+            self.settle()
+            self.assertEqual(len(peer.got()), 10)
+
+    def test_too_slow(self) -> None:
+        """A client that reads so slowly that too much is published meanwhile is cut off."""
+        self.patch(replay, "MAX_TOPICS", 1)
+        self.held_pages()
+        peer = self.peer(subscribe("open/#", retained=True))
+        self.retain("open/a", "1")
+        self.retain("open/b", "2")
+        self.assertEqual(peer.got(), [message("open/a", "1"), message("open/b", "2"), 4508])
+
+    def test_bus_away(self) -> None:
+        """If the bus goes away before all of it came the subscription ends, and the client is told."""
+        self.patch(self.retained, "page", lambda *_: fail(BusUnavailable()))
+        peer = self.peer()
+        peer.send(subscribe("u", retained=True, id=1))
+        self.settle()
+        ack, error = peer.got()
+        self.assertEqual((ack["action"], error["code"], error["topic"]), ("ack", "bus_unavailable", "u"))
+        self.retain("u", "1", acknowledged=False)
+        self.assertEqual(peer.got(), [])
+
+    def test_unsubscribed(self) -> None:
+        """After unsubscribe, or when the client has gone, nothing comes, and nothing is left behind."""
+        self.retain("t", "1")
+        for meta in (False, True):
+            waiting = self.held_pages()
+            peer = self.peer(subscribe("t", retained=True, meta=meta))
+            peer.send({"action": "unsubscribe", "topic": "t"})
+            self.let_go(waiting)
+            self.assertEqual(peer.got(), [])
+            peer.send(subscribe("t", retained=True, meta=meta))
+            peer.protocol.connectionLost()
+            self.let_go(waiting)
+        self.assertEqual((self.router._spaces, self.bus._feeds), ({}, []))
+        self.assertEqual([call for call in self.clock.getDelayedCalls() if "deferLater" in str(call)], [])
 
 
 class AuthTests(ConnectionTestCase):

@@ -55,6 +55,7 @@ class Feed:
         "_epoch",
         "_from_earliest",
         "_giving",
+        "_live_from",
         "_missed",
         "_paused",
         "_reader",
@@ -84,6 +85,7 @@ class Feed:
         self._missed = False  # what the tail brought was dropped: pages have to be read again
         self._checked = -1  # the tail's place when losses were looked for
         self._from_earliest = False  # what had gone before the first look is not missing
+        self._live_from = 0  # pages have told of all losses up to here
         self._unproven = False  # nobody has looked yet whether the cursor lies within the stream
         self._awaited: Deferred[Any] | None = None
         self._resumed: Deferred[None] | None = None
@@ -124,6 +126,7 @@ class Feed:
         """Take what the tail brings."""
         if self._state is State.CATCHING_UP:
             self._state = State.LIVE
+            self._live_from = max(self._after, self._tail.given)
             self._drain()
 
     def reopened(self, state: StreamState, remade: bool) -> None:
@@ -159,16 +162,34 @@ class Feed:
 
     # -- what the tail brings
 
-    def tailed(self, runs: list[Run]) -> None:
-        """Take the newest messages, or keep them until the reader is there."""
-        if self._state is State.LIVE and not self._paused and not self._buffer and not self._giving:
+    def tailed(self, runs: list[Run], whole: int | None = 0) -> None:
+        """Take the newest messages, or keep them until the reader is there.
+
+        :param whole: from where on nothing is missing among them; ``None`` if only pages can tell.
+        """
+        if whole is None:
+            self._miss()
+        elif self._state is State.LIVE and not self._paused and not self._buffer and not self._giving:
+            if whole > self._live_from:
+                self._live_from = whole
+                self._reader.gap(Cursor(self._epoch, whole))
             for index, run in enumerate(runs):
                 self._give(run)
                 if self._paused or self._state is not State.LIVE:
                     self._keep(runs[index + 1 :])
                     break
+        elif whole > self._live_from:
+            self._miss()
         else:
             self._keep(runs)
+
+    def _miss(self) -> None:
+        """Have pages read instead of what the tail brought."""
+        if self._state is not State.STOPPED:
+            self._clear()
+            self._missed = True
+            if not self._giving:
+                self._drain()
 
     def _keep(self, runs: list[Run]) -> None:
         if not runs or self._missed or self._state is State.STOPPED:

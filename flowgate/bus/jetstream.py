@@ -14,11 +14,11 @@ from zope.interface import implementer
 from flowgate.bus import wire
 from flowgate.bus.backlog import Weighing, excess
 from flowgate.bus.filtered import without_covered
-from flowgate.bus.grouping import Grouper, flag_headers
+from flowgate.bus.grouping import Grouper, fetched_at, flag_headers
 from flowgate.bus.link import Link
 from flowgate.bus.names import CAST, LIVE, LOG, OUT, filter_subject, namespace_subject, topic_subject
-from flowgate.bus.publisher import Publisher
-from flowgate.bus.reading import PAGE_MESSAGES, History
+from flowgate.bus.publisher import Publisher, private_id
+from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
 from flowgate.bus.tail import Feeds
 from flowgate.bus.wire import Message
@@ -363,6 +363,23 @@ class JetStreamBus:
         start = after.sequence if after.epoch == self.epoch else 0
         place, dropped = await excess(weighing, start, messages, size, largest)
         return Backlog(Cursor(self.epoch, place) if dropped else after, dropped)
+
+    def find(self, topic: Topic, message_id: str) -> Deferred[int | None]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return Deferred.fromCoroutine(self._find(topic, private_id(topic, message_id).encode()))
+
+    async def _find(self, topic: Topic, wanted: bytes) -> int | None:
+        subject = topic_subject(LOG, topic).decode()
+        after = 0
+        while True:
+            messages, more = await self._history.messages(subject, after, PAGE_MESSAGES, PAGE_BYTES)
+            for message in messages:
+                after, _ = fetched_at(message)
+                if wire.header(message[3], b"Nats-Msg-Id") == wanted:
+                    return after
+            if not messages or not more:
+                return None
 
     def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
         if not self.available:

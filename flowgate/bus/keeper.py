@@ -108,7 +108,7 @@ class _Wish:
     :ivar waiting: whom to tell.
     """
 
-    payload: bytes
+    payload: bytes = attrs.field(repr=False)
     qos: int
     ttl: int | None
     place: Cursor | None

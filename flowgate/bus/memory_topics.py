@@ -398,6 +398,13 @@ class MemoryBus:
             after = Cursor(self.epoch, oldest.sequence)
         return succeed(Backlog(after, dropped))
 
+    def find(self, topic: Topic, message_id: str) -> Deferred[int | None]:
+        if not self.available:
+            return fail(BusUnavailable())
+        sequence, _ = self._ids.get((topic.namespace, message_id), (0, 0.0))
+        there = any(entry.sequence == sequence and entry.topic == topic for entry in self._entries)
+        return succeed(sequence if there else None)
+
     def fetch(self, sequences: Sequence[int]) -> Deferred[dict[int, Run]]:
         if not self.available:
             return fail(BusUnavailable())

@@ -206,7 +206,7 @@ class Publisher:
         head = _head(run)
         private = None
         if message_id is not None:
-            private = _private(topic, message_id)
+            private = private_id(topic, message_id)
             head = _with_id(head, private)
         single = _Single(head, run, self._link.token(), result, private)
         self._put(_Job(run, topic_subject(LOG, topic), None, single))
@@ -289,10 +289,10 @@ class Publisher:
             ids = run.message_ids
             if first < 0:
                 first = len(parts)
-                alone = job, payloads[0], _with_id(head, _private(run.topic, ids[start])) if ids else head
+                alone = job, payloads[0], _with_id(head, private_id(run.topic, ids[start])) if ids else head
             if ids:
                 line = b"HPUB %b %b" % (job.subject, reply)
-                heads = [_with_id(head, _private(run.topic, one)) for one in ids[start : job.position]]
+                heads = [_with_id(head, private_id(run.topic, one)) for one in ids[start : job.position]]
                 parts += [
                     b"%b%d.1.$FI %d %d\r\n%b%b\r\n" % (line, n, len(own), len(own) + len(payload), own, payload)
                     for n, (payload, own) in enumerate(zip(payloads, heads, strict=True), number + 1)
@@ -439,7 +439,7 @@ class Publisher:
             if not job.taken:
                 self._drop(job)
             for message_id in job.run.message_ids:
-                self._doubt(_private(job.run.topic, message_id))
+                self._doubt(private_id(job.run.topic, message_id))
             job.stored.errback(reason)
 
     def _drop(self, job: _Job) -> None:
@@ -492,7 +492,7 @@ def _head(run: Run) -> bytes:
     return flag_headers(run.qos, run.ttl, run.retain)
 
 
-def _private(topic: Topic, message_id: str) -> str:
+def private_id(topic: Topic, message_id: str) -> str:
     """A message id that no other namespace's can be equal to, as a header's value."""
     namespace = topic.namespace
     return wire.header_value(f"{namespace.user}.{namespace.app}:{message_id}")

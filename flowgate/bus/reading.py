@@ -246,6 +246,18 @@ class History:
             firsts.update(zip(some, await all_of(asked), strict=True))
         return firsts
 
+    async def oldest(self, subjects: Sequence[str]) -> list[tuple[int, int]]:
+        """The oldest sequence on each subject, and how many messages the stream holds there; 0 and 0 if none.
+
+        :raises BusUnavailable: if JetStream does not answer.
+        """
+        found: list[tuple[int, int]] = []
+        for start in range(0, len(subjects), _LOOKUPS_AT_ONCE):
+            some = subjects[start : start + _LOOKUPS_AT_ONCE]
+            for messages, pending in await all_of([self._fetch(subject, 1, 1, 1) for subject in some]):
+                found.append((fetched_at(messages[0])[0], 1 + pending) if messages else (0, 0))
+        return found
+
     async def fetch(self, sequences: Sequence[int]) -> dict[int, Run]:
         """See :meth:`IBus.fetch`.
 

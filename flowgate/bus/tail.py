@@ -1,8 +1,8 @@
 """The live end of the stream, followed once for all its readers.
 
-A *tail* is an ordered consumer in one namespace; it begins with its first reader and ends with its last.  What it
-cannot vouch for (a message missing on the way, a lag in which history may overflow) is left to the feeds, which read
-pages then.
+A *tail* is an ordered consumer in one namespace; it begins with its first reader and ends with its last.  If a
+message is missing on the way the consumer is made anew from there.  If the stream may have let go of messages before
+the consumer got to them, what it brings waits until the stream was asked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,6 +23,7 @@ from flowgate.bus.filtered import FilteredFeed
 from flowgate.bus.grouping import Grouper, consumed_at, consumer_place, delivered_subject
 from flowgate.bus.link import Link, decode_json
 from flowgate.bus.names import LOG, filter_subject, kind_subject
+from flowgate.bus.overrun import Doubts, Overrun, Question
 from flowgate.bus.reading import History, SubjectSource
 from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.bus.wire import Message
@@ -37,8 +38,16 @@ _MOST_ROOTS = 16
 """First levels that a shared tail follows one by one; with more of them it follows all there are."""
 _CACHED_TOPICS = 10_000
 """Topics whose readers a shared tail remembers; when full the memory starts anew."""
+_HELD_MESSAGES = 16_384
+"""Messages that wait for an answer of the stream; if there are more, they are dropped and read again as pages."""
+_HELD_BYTES = 4 * 1024 * 1024
+_NO_DOUBTS = Doubts({})
 _ALL = "#"
 _F = TypeVar("_F", bound=Feed)
+
+
+def _size(runs: list[Run]) -> int:
+    return sum(len(payload) for run in runs for payload in run.payloads)
 
 
 def _expect_away(failure: Failure) -> None:
@@ -202,6 +211,9 @@ class Tail(Generic[_F]):
         self._running = False
         self._stopped = False
         self._heard = False
+        self._overrun = Overrun(feeds.settings.per_topic, 0)
+        self._held: list[Run] | None = None  # what waits for an answer of the stream
+        self._asking: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
 
     def ready(self) -> Deferred[None]:
@@ -219,6 +231,7 @@ class Tail(Generic[_F]):
     def start(self, after: int) -> None:
         """Deliver what is stored behind ``after``."""
         self.last = after
+        self._overrun = Overrun(self._context.settings.per_topic, after)
         self._make()
 
     def _make(self) -> None:
@@ -319,6 +332,7 @@ class Tail(Generic[_F]):
     def closed(self) -> None:
         """The bus went away."""
         self._running = False
+        self._rest()
         self._cancel_timer()
         if self._token:
             self._context.link.unsubscribe(self._subscription)
@@ -339,6 +353,7 @@ class Tail(Generic[_F]):
         if not self.feeds and not self._stopped:
             self._stopped = True
             self._running = False
+            self._rest()
             self._drop_consumer()
             self._refuse(BusUnavailable())
             self._unused()
@@ -367,46 +382,87 @@ class Tail(Generic[_F]):
             if last:
                 idle = int(wire.header(head, b"Nats-Last-Stream") or 0)
         if not data:
-            self.last = self.given = max(self.last, idle)
+            self.last = max(self.last, idle)
+            if self._held is None:
+                self.given = self.last
             return
         # TCP and the server keep the order: if the ends are where they should be, nothing between them is missing.
         first, _ = consumer_place(data[0])
-        last_place, pending = consumer_place(data[-1])
+        last_place, _ = consumer_place(data[-1])
         if first != self._expected or last_place != self._expected + len(data) - 1:
             self._remake("a message is missing")
             return
         self._expected += len(data)
-        if pending + len(data) >= self._context.settings.per_topic - 1:
-            # So far behind, a topic may lose messages before the consumer gets to them, and nobody would know.
-            self._lagging()
-            return
         runs = self._context.grouper.stored(data, consumed_at, delivered_subject)
-        self.last = max(runs[-1].sequences[-1], idle)
-        self._hand_out(runs)
-        self.given = self.last
+        before, self.last = self.last, max(runs[-1].sequences[-1], idle)
+        due = self._overrun.note(before, runs)
+        if self._held is None:
+            if not due:
+                self._hand_out(runs, _NO_DOUBTS)
+                self.given = self.last
+                return
+            self._held = []
+        self._held += runs
+        if not self._asking:
+            self._ask(self._held)
+        elif sum(run.count for run in self._held) > _HELD_MESSAGES or _size(self._held) > _HELD_BYTES:
+            held, self._held = self._held, []
+            self._hand_out(held, None)
 
-    def _hand_out(self, runs: list[Run]) -> None:
+    def _ask(self, held: list[Run]) -> None:
+        """Ask the stream whether it has let go of something, and hand out then what is held now."""
+        questions = self._overrun.questions()
+        if not questions:
+            self._held = None
+            self._hand_out(held, _NO_DOUBTS)
+            self.given = self.last
+            return
+        self._asking = asking = Deferred.fromCoroutine(self._context.history.oldest([q.subject for q in questions]))
+        asking.addCallbacks(
+            self._answered, self._unanswered, callbackArgs=(questions, held, len(held)), errbackArgs=(held, len(held))
+        )
+        asking.addErrback(lambda failure: self._log.failure("handing out from the stream failed", failure))
+
+    def _unanswered(self, failure: Failure, held: list[Run], count: int) -> None:
+        if not isinstance(failure.value, CancelledError):
+            self._settle(None, held, count)
+
+    def _answered(self, answers: list[tuple[int, int]], questions: list[Question], held: list[Run], count: int) -> None:
+        self._settle(self._overrun.doubts(questions, answers), held, count)
+
+    def _settle(self, doubts: Doubts | None, held: list[Run], count: int) -> None:
+        """Hand out the first ``count`` runs, and ask for the rest."""
+        self._asking = None
+        if self._held is held:  # else there was too much, and pages are read instead
+            self._held = held[count:]
+            self._hand_out(held[:count], doubts)
+            self.given = held[count - 1].sequences[-1]
+        if self._held is not None and not self._stopped:
+            self._ask(self._held)
+
+    def _rest(self) -> None:
+        """Hold nothing: it is read again as pages, or by nobody."""
+        self._held = None
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+
+    def _hand_out(self, runs: list[Run], doubts: Doubts | None) -> None:
+        """Give runs to the feeds.
+
+        :param doubts: what may be missing before them; ``None`` if only pages can tell.
+        """
+        whole = doubts.among(runs) if doubts is not None else None
         for feed in list(self.feeds):
-            self._give(feed, runs)
+            self._give(feed, runs, whole)
 
-    def _give(self, feed: Feed, runs: list[Run]) -> None:
+    def _give(self, feed: Feed, runs: list[Run], whole: int | None) -> None:
         try:
-            feed.tailed(runs)
+            feed.tailed(runs, whole)
         except Exception:
             # One reader's fault must not cost the others their messages.
             self._log.failure("a reader of the stream failed")
             feed.end(Internal())
-
-    def _lagging(self) -> None:
-        """Start again at the end, and have the readers read pages until they are there."""
-        self._running = False
-        self._drop_consumer()
-        Deferred.fromCoroutine(self._skip()).addErrback(self._failed, "")
-
-    async def _skip(self) -> None:
-        state = await self._context.history.state()
-        if not self._stopped:
-            self.reopened(state, False)
 
 
 class SharedTail(Tail[FilteredFeed]):
@@ -432,6 +488,7 @@ class SharedTail(Tail[FilteredFeed]):
             state = await self._context.history.state()
             if not self._roots:
                 self.last = self.given = state.last
+                self._overrun = Overrun(self._context.settings.per_topic, state.last)
 
     def ready(self) -> Deferred[None]:
         return super().ready() if self._roots else succeed(None)
@@ -450,6 +507,8 @@ class SharedTail(Tail[FilteredFeed]):
             grown = self._cover(filter_) or grown
         if grown and (first or self._token):  # else it is going to be made anyway
             # At once, and from where the old consumer has come to: so the tail's place is the place on every root.
+            # What the new root's topics lost before is nobody's loss.
+            self._overrun = Overrun(self._context.settings.per_topic, self.last)
             self._running = False
             self._make()
 
@@ -484,13 +543,14 @@ class SharedTail(Tail[FilteredFeed]):
         found = self._targets[name] = tuple(dict.fromkeys(self._tree.match(name)))
         return found
 
-    def _hand_out(self, runs: list[Run]) -> None:
+    def _hand_out(self, runs: list[Run], doubts: Doubts | None) -> None:
         targets = self._targets
         if len(runs) == 1:
             name = runs[0].topic.name
             found = targets.get(name)
+            whole = doubts.among(runs) if doubts is not None else None
             for feed in self._find(name) if found is None else found:
-                self._give(feed, runs)
+                self._give(feed, runs, whole)
             return
         shares: dict[FilteredFeed, list[Run]] = {}
         for run in runs:
@@ -503,4 +563,4 @@ class SharedTail(Tail[FilteredFeed]):
                 else:
                     share.append(run)
         for feed, share in shares.items():
-            self._give(feed, share)
+            self._give(feed, share, doubts.among(share) if doubts is not None else None)

@@ -4,7 +4,7 @@
 # (much of twisted.web has no annotations)
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -114,13 +114,15 @@ class Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, routes: list[Route], websocket: IResource, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, routes: list[Route], websockets: Mapping[bytes, IResource], draining: Callable[[], bool]
+    ) -> None:
         super().__init__()
         self._fixed = {
             (route.method.encode(), route.path.encode()): route.handler for route in routes if "<" not in route.path
         }
         self._klein = make_klein(routes).resource()
-        self._websocket = websocket
+        self._websockets = websockets
         self._draining = draining
 
     def render(self, request: Request) -> Any:
@@ -142,9 +144,9 @@ class Root(Resource):
                 request.notifyFinish().addErrback(lambda _: answered.cancel())
         elif method == b"OPTIONS":
             send(request, _PREFLIGHT)
-        elif path == b"/ws":
+        elif path in self._websockets:
             if method == b"GET":
-                return self._websocket.render(request)
+                return self._websockets[path].render(request)
             send(request, wrong_method(request, "GET"))
         elif method not in _METHODS:
             send(request, wrong_method(request, _ALLOW.decode()))

@@ -165,6 +165,14 @@ def read_query(request: Request, repeated: str = "") -> dict[str, list[str]]:
     return found
 
 
+def query_flag(query: Mapping[str, list[str]], name: str) -> bool:
+    """A parameter that is ``true`` or ``false``; ``False`` if it is not there."""
+    text = query.get(name, ["false"])[0]
+    if text not in ("true", "false"):
+        raise InvalidParameter(f"the parameter {name!r} must be true or false")
+    return text == "true"
+
+
 def query_integer(query: Mapping[str, list[str]], name: str, least: int, most: int) -> int | None:
     """An integer parameter in these bounds, or ``None`` if it is not there."""
     values = query.get(name)

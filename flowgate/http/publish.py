@@ -35,6 +35,7 @@ class _Message:
     route: TopicRoute
     payload: bytes
     ttl: int | None
+    retain: bool
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -72,6 +73,7 @@ class Publishing:
         name = body.text("topic")
         message = self._checked(body, name, self._gateway.route(principal, name))
         key = idempotency_key(request)
+        self._gateway.meter.account(principal.home).received += 1
         stored = await self._publish(message, key)
         return json_answer(self._result(message, stored))
 
@@ -94,6 +96,7 @@ class Publishing:
             except Refused as refusal:
                 raise type(refusal)(f"messages[{index}]: {refusal.detail}") from None
         key = idempotency_key(request)
+        self._gateway.meter.account(principal.home).received += len(messages)
         # All of them are under way at once; each is stored in its turn, because the bus keeps the order of the calls.
         stored = [
             self._publish(message, None if key is None else f"{key}/{index}") for index, message in enumerate(messages)
@@ -114,15 +117,15 @@ class Publishing:
 
     def _checked(self, body: Members, name: str, route: TopicRoute) -> _Message:
         body.only("topic", "message", "ttl", "retain")
-        if body.flag("retain"):
-            raise InvalidParameter("retained messages are not supported yet: leave out 'retain'")
         payload = from_json(body.value("message"))
         self._gateway.check_size(len(payload))
-        return _Message(name, route, payload, body.integer("ttl", 1, MAX_TTL))
+        return _Message(name, route, payload, body.integer("ttl", 1, MAX_TTL), body.flag("retain"))
 
     def _publish(self, message: _Message, key: str | None) -> Deferred[Stored]:
         self._gateway.meter.add("messages_in", "http")
-        return self._gateway.publish(message.route, message.payload, message_id=key, ttl=message.ttl)
+        return self._gateway.publish(
+            message.route, message.payload, message_id=key, ttl=message.ttl, retain=message.retain
+        )
 
     def _result(self, message: _Message, stored: Stored) -> dict[str, object]:
         return {

@@ -4,7 +4,7 @@
 # (much of twisted.web has no annotations)
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -24,6 +24,7 @@ from flowgate.http.history import HistoryPages
 from flowgate.http.publish import Publishing
 from flowgate.http.queues import QueueCalls
 from flowgate.http.request import Channel, Request
+from flowgate.http.retained import RetainedMessages
 from flowgate.http.subscribe import Subscribing
 from flowgate.http.tokens import TokenEndpoint
 from flowgate.limits import Limits
@@ -64,7 +65,7 @@ def make_site(
     keyring: Keyring,
     queues: Queues,
     admin_token: str,
-    websocket: IResource,
+    websockets: Mapping[bytes, IResource],
     wheel: Wheel,
     clock: IReactorTime,
     now: Callable[[], float],
@@ -72,7 +73,7 @@ def make_site(
 ) -> FlowGateSite:
     """Make the factory of HTTP connections.
 
-    :param websocket: what serves ``/ws``.
+    :param websockets: what becomes of a WebSocket handshake, by its path: ``/ws`` and ``/mqtt``.
     :param clock: the reactor, for time-outs and heartbeats.
     :param now: seconds since 1970 UTC, as tokens count them.
     :param draining: whether this node is going away.
@@ -84,8 +85,9 @@ def make_site(
         Publishing(gateway, credentials),
         Subscribing(gateway, credentials, wheel, clock, now, draining),
         HistoryPages(gateway, credentials),
+        RetainedMessages(gateway, credentials),
         QueueCalls(queues, credentials),
         Administration(keyring, admin_token),
     )
     routes: list[Route] = [route for room in rooms for route in room.routes()]
-    return FlowGateSite(Root(routes, websocket, draining), gateway.limits, clock)
+    return FlowGateSite(Root(routes, websockets, draining), gateway.limits, clock)

@@ -22,16 +22,18 @@ RETRY = b"retry: 2000\n"
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 
-def events(topic: str, payloads: Sequence[bytes], ids: Iterable[str]) -> bytes:
+def events(topic: str, payloads: Sequence[bytes], ids: Iterable[str], retained: bool = False) -> bytes:
     """One event for each payload.
 
     :param topic: the name that the subscriber is shown.
     :param ids: the id of each event.
+    :param retained: whether they are not new, but what is retained.
     """
+    end = b',"retained":true}\n\n' if retained else b"}\n\n"
     head = b'\nevent: message\ndata: {"topic":' + orjson.dumps(topic) + b","
     data = b"".join(
         [
-            b"id: %b%b%b}\n\n" % (id_.encode(), head, members(payload))
+            b"id: %b%b%b%b" % (id_.encode(), head, members(payload), end)
             for id_, payload in zip(ids, payloads, strict=False)
         ]
     )

@@ -9,13 +9,17 @@ been seen, and its own place is its id.  Where more feeds are needed (filters in
 begin with ``$``), the id is the lower one of its own place and of the lowest place that another feed has reached: it
 may repeat something after a reconnection, it never loses anything.  An event that history does not hold repeats the
 lowest place that all feeds have reached.
+
+Retained messages come before everything else, if they are asked for.  Until they have all come the ids say how far
+that is, ``<cursor>.<filter>.<place>``, so that whoever comes back with one of them gets the others.
 """
 
 # mypy: disallow-untyped-calls=False
 # (much of twisted.web has no annotations)
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Sequence
 from itertools import repeat
 
 from twisted.internet.defer import Deferred
@@ -27,17 +31,20 @@ from zope.interface import implementer
 from flowgate.auth.permissions import Principal
 from flowgate.connections import IConnection
 from flowgate.errors import BusUnavailable, InvalidParameter, MissingField, Refused
-from flowgate.gateway import Gateway
+from flowgate.gateway import EARLIEST, Gateway, Interest
 from flowgate.http import sse
 from flowgate.http.answers import Answer, Route
-from flowgate.http.bodies import check_known, read_query
+from flowgate.http.bodies import check_known, query_flag, read_query
 from flowgate.http.credentials import Credentials
 from flowgate.http.request import Request
-from flowgate.http.views import View, ViewKey, view_key, views
+from flowgate.http.views import View, view_key, views
 from flowgate.interfaces import IFeed, IReader, ISubscriber
 from flowgate.message import Cursor, Run
+from flowgate.metering import Account
+from flowgate.replay import BEGINNING, Place, Replay
 from flowgate.subscriber import Flusher, Outbox
 from flowgate.timers import Wheel
+from flowgate.topics import Topic
 
 _log = Logger()
 
@@ -45,6 +52,8 @@ HEARTBEAT_SECONDS = 25
 MAX_FILTERS = 100
 CLOSING_SECONDS = 5
 """How long a slow reader may take to read the rest of a stream that has ended."""
+
+_PLACE = re.compile(r"(.+)\.([0-9]{1,2})\.([0-9]{1,18})\Z")
 
 _HEADERS = (
     (b"Content-Type", b"text/event-stream"),
@@ -57,14 +66,16 @@ _HEADERS = (
 class _Part:
     """One view of a stream with its feed.
 
+    :ivar start: the sequence behind which the feed reads; 0 for everything.
     :ivar place: the sequence up to which everything was written to the client.
     """
 
-    __slots__ = ("_stream", "feed", "paused", "pending", "place", "view")
+    __slots__ = ("_stream", "feed", "paused", "pending", "place", "start", "view")
 
     def __init__(self, stream: EventStream, view: View) -> None:
         self._stream = stream
         self.view = view
+        self.start = 0
         self.place = 0
         self.feed: IFeed | None = None
         self.pending: Run | None = None
@@ -85,7 +96,8 @@ class _Part:
 class EventStream:
     """One client that reads events.
 
-    Its state goes from starting (no feed may write yet) over open to left (it takes part in nothing any more).
+    Its state goes from starting (no feed may write yet) over open to left (it takes part in nothing any more).  While
+    it gives what is retained the feeds wait.
     """
 
     def __init__(
@@ -95,16 +107,38 @@ class EventStream:
         wheel: Wheel,
         clock: IReactorTime,
         request: Request,
-        parts: Mapping[ViewKey, View],
+        interests: Sequence[Interest],
+        retained: Place | None,
         lifetime: float,
+        account: Account,
     ) -> None:
+        """Describe a stream.
+
+        :param retained: where to begin with the retained messages; ``None`` if they are not wished for.
+        :param lifetime: seconds until the token expires.
+        """
         self._gateway = gateway
+        self._account = account
         self._flusher = flusher
         self._wheel = wheel
         self._clock = clock
         self._request = request
         self._expires = clock.seconds() + lifetime
-        self._parts = {key: _Part(self, view) for key, view in parts.items()}
+        self._parts = {key: _Part(self, view) for key, view in views(interests).items()}
+        self._replay: Replay | None = None
+        self._replaying = retained is not None
+        self._retained = retained
+        if retained is not None:
+            self._replay = Replay(
+                gateway,
+                interests,
+                clock,
+                self._behind,
+                self._give_retained,
+                self._replayed,
+                self._comes_later,
+                retained,
+            )
         self._bound = gateway.limits.subscriber_buffer_bytes
         self._outbox: Outbox | None = None
         self._fresh = True
@@ -136,6 +170,7 @@ class EventStream:
             return
         part.feed = feed
         part.place = feed.cursor.sequence if part.pending is None else part.pending.sequences[0] - 1
+        part.start = part.place
         self._epoch = feed.cursor.epoch
         self._waiting -= 1
         if not self._waiting and not self._started.called:
@@ -159,10 +194,42 @@ class EventStream:
         self._outbox.drained = self._drained
         if self._gap is not None:
             self._write(sse.gap(str(self._gap)))
+        if self._replay is not None:
+            self._replay.start()
         self._drained()
         self._outbox.flush()
         self._await_due()
         return self._over
+
+    # -- what is retained
+
+    def _behind(self) -> bool:
+        return self._outbox is None or self._outbox.blocked
+
+    def _give_retained(self, run: Run, full: bool, place: Place | None) -> None:
+        if self._replaying:
+            self._retained = place
+            self._live_id = None
+        if self._write(sse.events(run.topic.shown(full), run.payloads, [self._live()], retained=True)):
+            self._gateway.meter.add("messages_out", "sse")
+            self._account.sent += 1
+            self._flusher.soon()
+        else:
+            self._cut()
+
+    def _comes_later(self, topic: Topic, place: Cursor) -> bool:
+        """Whether a feed brings this message; one that reads from the very beginning may find it gone."""
+        part = self._parts.get(view_key(topic))
+        return part is not None and place.epoch == self._epoch and 0 < part.start < place.sequence
+
+    def _replayed(self, reason: Refused | None) -> None:
+        if reason is not None:
+            self.end(reason)
+            return
+        self._replaying = False
+        self._retained = self._live_id = None
+        self._drained()
+        self._flusher.soon()
 
     # -- what comes from history
 
@@ -170,7 +237,7 @@ class EventStream:
         """Write a run of history, or keep it until the client has read; tell whether more may come."""
         if self._left:
             return False
-        if self._outbox is None or not self._give(part, run):
+        if self._outbox is None or self._replaying or not self._give(part, run):
             # No more is given until we ask for it, so there is never more than one run to keep.
             part.pending = run
             return False
@@ -183,6 +250,8 @@ class EventStream:
             if not self._write(self._encoded(part, run, full)):
                 return False
             self._gateway.meter.add("messages_out", "sse", run.count)
+            self._account.sent += run.count
+            self._superseding(run)
         part.place = run.sequences[-1]
         self._live_id = None
         return True
@@ -202,7 +271,7 @@ class EventStream:
             self._epoch = oldest.epoch
             self._live_id = None
             for part in self._parts.values():
-                part.place = 0
+                part.start = part.place = 0
         if self._outbox is None:
             self._gap = oldest
         elif not self._left:
@@ -210,6 +279,10 @@ class EventStream:
             self._flusher.soon()
 
     def _drained(self) -> None:
+        if self._replay is not None:
+            self._replay.resume()
+        if self._replaying:
+            return
         for part in self._parts.values():
             if part.pending is not None:
                 if not self._give(part, part.pending):
@@ -232,12 +305,22 @@ class EventStream:
         wire = run.wire(("sse", form, id_), lambda run: sse.events(shown, run.payloads, repeat(id_)))
         if self._write(wire):
             self._gateway.meter.add("messages_out", "sse", run.count)
+            self._account.sent += run.count
+            self._superseding(run)
         else:
+            self._cut()
+
+    def _superseding(self, run: Run) -> None:
+        """What is retained on the run's topic is older now, if it is a new one."""
+        if run.retain and self._replay is not None and not self._replay.live(run):
             self._cut()
 
     def _live(self) -> str:
         if self._live_id is None:
-            self._live_id = f"{self._epoch}-{min(part.place for part in self._parts.values())}"
+            id_ = f"{self._epoch}-{min(part.place for part in self._parts.values())}"
+            if self._retained is not None:
+                id_ += f".{self._retained.interest}.{self._retained.after}"
+            self._live_id = id_
         return self._live_id
 
     # -- sending
@@ -304,6 +387,8 @@ class EventStream:
         self._wheel.cancel(self)
         self._gateway.leave(self)
         self._gateway.connections.remove(self)
+        if self._replay is not None:
+            self._replay.stop()
         for part in self._parts.values():
             part.pending = None
             if part.feed is not None:
@@ -356,25 +441,39 @@ class Subscribing:
         if len(names) > MAX_FILTERS:
             raise InvalidParameter(f"at most {MAX_FILTERS} topics can be read in one stream")
         interests = [self._gateway.interest(principal, name) for name in names]
-        check_known(query, ("topic", "last_event_id", "token"), "parameter")
-        after = self._after(request, query)
+        check_known(query, ("topic", "last_event_id", "retained", "token"), "parameter")
+        after, retained = self._after(request, query)
         if self._draining():
             raise BusUnavailable("this node is going away; connect again")
         if request.method == b"HEAD":
             return Answer(200, b"", None, _HEADERS)
-        await self._stream(request, principal, views(interests), after)
+        await self._stream(request, principal, interests, after, retained)
         return None
 
-    def _after(self, request: Request, query: dict[str, list[str]]) -> Cursor | None:
+    def _after(self, request: Request, query: dict[str, list[str]]) -> tuple[Cursor | None, Place | None]:
+        """Where to begin with history, and where with what is retained."""
         header = request.requestHeaders.getRawHeaders(b"Last-Event-ID")
         text = header[0].decode("utf-8", "replace") if header else query.get("last_event_id", [""])[0]
-        return self._gateway.cursor(text) if text else None
+        retained = query_flag(query, "retained")
+        place = None if text and text != EARLIEST else BEGINNING
+        found = _PLACE.match(text)
+        if found is not None:
+            text, place = found[1], Place(int(found[2]), int(found[3]))
+        return self._gateway.cursor(text) if text else None, place if retained else None
 
     async def _stream(
-        self, request: Request, principal: Principal, parts: Mapping[ViewKey, View], after: Cursor | None
+        self,
+        request: Request,
+        principal: Principal,
+        interests: Sequence[Interest],
+        after: Cursor | None,
+        retained: Place | None,
     ) -> None:
         lifetime = principal.expires_at - self._now()
-        stream = EventStream(self._gateway, self._flusher, self._wheel, self._clock, request, parts, lifetime)
+        account = self._gateway.meter.account(principal.home)
+        stream = EventStream(
+            self._gateway, self._flusher, self._wheel, self._clock, request, interests, retained, lifetime, account
+        )
         self._gateway.connections.add(stream, principal)
         try:
             await stream.start(after)

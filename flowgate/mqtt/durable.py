@@ -29,6 +29,8 @@ _log = Logger()
 
 _RESENT_AT_ONCE = 50
 """Restored deliveries that are read again together."""
+_LATE_SECONDS = 240
+"""A state this old is of a time whose message ids the stream may forget (after 300 s) before they are repeated."""
 _CACHED_TOPICS = 1000
 """Topics whose subscriptions are remembered."""
 
@@ -45,8 +47,8 @@ class IDurableClient(Protocol):
     def room(self, window: bool) -> Deferred[None]:
         """:returns: a Deferred, fired once the client reads on, with ``window`` also acknowledges, or is gone."""
 
-    def seen(self, topic: Topic) -> None:
-        """A retained message of this topic is being delivered as a live one."""
+    def live(self, run: Run) -> None:
+        """Messages that are retained too are being delivered as live ones."""
 
     def lost(self, reason: Refused) -> None:
         """The session cannot go on here."""
@@ -112,6 +114,7 @@ class Durable:
     """A durable session while its client is connected.
 
     :ivar session: what is in flight.
+    :ivar late: what was begun on the last connection is so long ago that the stream does not notice its repetition.
     """
 
     def __init__(
@@ -140,6 +143,8 @@ class Durable:
         self.session = session
         self._client = client
         self._closed = False
+        self.late = False
+        self._doubted = 0  # what was stored before this time, in nanoseconds since 1970 UTC, may have been sent
         self._holding = 0
         self._parts: dict[Namespace, _Part] = {}
         self._cursors: dict[Namespace, Cursor] = {}
@@ -192,7 +197,7 @@ class Durable:
             cursor = part.cursor()
             if cursor is not None:
                 self._cursors[namespace] = cursor
-        return SavedState(self._base.uid, self._node, self._cursors, self.session.state()).encode()
+        return SavedState(self._base.uid, self._node, self._now(), self._cursors, self.session.state()).encode()
 
     def _own_state(self, value: bytes) -> bool:
         state = SavedState.decode(value)
@@ -228,6 +233,7 @@ class Durable:
         """Send PUBLISH packets, those of QoS 2 once they are kept; none overtakes another."""
         if not self.session.unsaved and not self._holding:
             self._client.send(data)
+            self._state.changed_a_little()
             return
         self._holding += 1
 
@@ -244,6 +250,9 @@ class Durable:
         """Go on where the session was left: what was in flight, then what has been stored since."""
         if saved is not None:
             self._cursors = dict(saved.cursors)
+            self.late = self._now() - saved.at > _LATE_SECONDS
+            if not saved.owner:  # it was taken from a node that did not give it up
+                self._doubted = int(self._now() * 1e9)
         for namespace in {one.namespace for one in self._subscriptions.values() if one.qos and not one.group}:
             self._parts[namespace] = _Part(self, namespace, self._start_of(namespace))
         if self._parts or restored is not None:
@@ -471,22 +480,30 @@ class Durable:
         if self._closed:
             return False
         if run.retain:
-            self._client.seen(run.topic)
+            self._client.live(run)
         for full, subscribed in self._forms_of(run.topic):
             name = run.topic.shown(full)
             if all(since < run.sequences[0] for since, _ in subscribed):
-                qos = max(qos for _, qos in subscribed)  # [MQTT-3.3.5-1]
+                qos = min(max(qos for _, qos in subscribed), run.qos)  # [MQTT-3.3.5-1], [MQTT-3.8.4-6]
                 places = [(namespace.prefix, sequence, full) for sequence in run.sequences]
-                self.session.put(name, run.payloads, min(qos, run.qos), places)  # [MQTT-3.8.4-6]
+                self.session.put(name, run.payloads, qos, places, dup=self._may_have(run, qos))
                 continue
             for sequence, payload in zip(run.sequences, run.payloads, strict=True):
                 granted = max((qos for since, qos in subscribed if since < sequence), default=0)
                 if granted:
                     place = namespace.prefix, sequence, full
-                    self.session.put(name, [payload], min(granted, run.qos), [place])
-        self._client.pump()
+                    qos = min(granted, run.qos)
+                    self.session.put(name, [payload], qos, [place], dup=self._may_have(run, qos))
         self._state.changed_a_little()
+        self._client.pump()
         return not self.session.busy
+
+    def _may_have(self, run: Run, qos: int) -> bool:
+        """Whether the client may have been sent these before ([MQTT-3.3.1-1]).
+
+        At QoS 2 what was sent is known.  At QoS 1 it is not, if the node that the client was connected to has died.
+        """
+        return qos == 1 and self._doubted > 0 and bool(run.times) and run.times[0] < self._doubted
 
     def gap(self) -> None:
         """History has let something go that the client may have been owed."""
@@ -500,7 +517,8 @@ class Durable:
             return
         self._closed = True
         for part in self._parts.values():
-            part.cursor()
+            if part.cursor() != self._cursors.get(part.namespace):
+                self._state.changed()  # so that the next connection does not look for what was seen to match nothing
             if part.feed is not None:
                 part.feed.stop()
             ready, part.ready = part.ready, []
@@ -517,6 +535,7 @@ class Durable:
         self._away = True
         if not will:
             self._will = None
+        self._record.changed()
         finished = self._state.finish().addCallback(lambda _: self._record.finish())
         # What is still under way here must not write over what the next connection makes of the session.
         return finished.addCallback(lambda _: self.abandon())

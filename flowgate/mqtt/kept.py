@@ -198,15 +198,16 @@ class Kept:
             over.callback(None)
 
     def finish(self) -> Deferred[None]:
-        """Write the value once more.
+        """Write what has changed and is not written yet.
 
         :returns: a Deferred, fired once it is stored, or lost to somebody else.
         """
         over: Deferred[None] = Deferred()
-        if self._lost is None:
+        if self._lost is None or not (self._wanted or self._writing or self._later is not None):
             over.callback(None)
             return over
         self._over = over
-        self.changed()
+        if self._later is not None:
+            self.changed()
         self._turn.flush()
         return over

@@ -41,7 +41,7 @@ from flowgate.mqtt.sessions import Seat, Sessions
 from flowgate.mqtt.subscriptions import Subscriptions
 from flowgate.subscriber import Outbox, Sink
 from flowgate.timers import Wheel
-from flowgate.topics import MAX_NAME_BYTES, Namespace, Topic
+from flowgate.topics import MAX_NAME_BYTES, Namespace, check_topic, resolve
 
 _log = Logger()
 
@@ -201,7 +201,7 @@ class MqttProtocol(Protocol):
 
     def _refuse(self, violation: ProtocolViolation) -> None:
         _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
-        if isinstance(violation, packets.UnacceptableProtocolLevel):
+        if isinstance(violation, packets.UnacceptableProtocolLevel) and self._state is State.CONNECTING:
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
 
@@ -286,8 +286,6 @@ class MqttProtocol(Protocol):
         self.factory.wheel.set(self, delay)
 
     def end(self, reason: Refused | None) -> None:
-        if reason is None:
-            self._will = None  # the gateway's going is not the client's death: it will be back
         if reason is None and self._promises:
             # Going away: read no more, but finish the acknowledgements under way.
             self._draining = True
@@ -337,9 +335,11 @@ class MqttProtocol(Protocol):
         :raises Refused: if it may not be published.
         """
         try:
-            route = self._gateway.route(principal, will.topic)
+            # Before the grants; and no return code of CONNACK fits ([MQTT-3.2.2-6]).
+            check_topic(resolve(will.topic, principal.home, principal.grants.namespaces).rest)
         except InvalidTopic as refusal:
             raise ProtocolViolation(f"the will: {refusal.detail}") from None
+        route = self._gateway.route(principal, will.topic)
         self._gateway.check_size(len(will.payload))
         return KeptWill(uuid4().hex, route.topic, will.payload, will.qos, will.retain)
 
@@ -470,8 +470,13 @@ class MqttProtocol(Protocol):
             waits.append(kept.addCallback(self._store_kept, run).addCallbacks(*self._outcome(ids)))
         for packet_id, payload, one in told:
             if one.doubtful:
-                again = self._gateway.publish(
-                    route, payload, message_id=durable.message_id(one.generation), qos=2, retain=packet.retain
+                again = self._gateway.publish_again(
+                    route,
+                    payload,
+                    message_id=durable.message_id(one.generation),
+                    qos=2,
+                    retain=packet.retain,
+                    late=durable.late,
                 )
                 waits.append(again.addCallbacks(*self._outcome([packet_id])))
         return gatherResults(waits, consumeErrors=True).addCallbacks(lambda _: None, _first_reason)
@@ -576,8 +581,8 @@ class MqttProtocol(Protocol):
     # -- deliveries
 
     def deliver(self, run: Run, full: bool, qos: int) -> None:
-        if run.retain and self._subscriptions is not None:
-            self._subscriptions.seen(run.topic)
+        if run.retain:
+            self.live(run)
         if qos and run.qos:
             self._deliver_acknowledged(run, full, min(qos, run.qos))
         elif self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
@@ -599,10 +604,10 @@ class MqttProtocol(Protocol):
         if data:
             self.send(data)
 
-    def seen(self, topic: Topic) -> None:
-        """A retained message of this topic is being delivered as a live one."""
-        if self._subscriptions is not None:
-            self._subscriptions.seen(topic)
+    def live(self, run: Run) -> None:
+        """Messages that are retained too are being delivered as live ones: an older one must not follow."""
+        if self._subscriptions is not None and not self._subscriptions.live(run):
+            self._cut("it does not read what is retained")
 
     @property
     def session(self) -> Session:
@@ -672,7 +677,13 @@ class MqttProtocol(Protocol):
     def _has_room(self, window: bool) -> bool:
         return self._closed or not (self._outbox.blocked or (window and self.session.busy))
 
+    def behind(self) -> bool:
+        """Whether the client reads or acknowledges too slowly to be given more now."""
+        return self._closed or self._outbox.blocked or self.session.full
+
     def _had_room(self) -> None:
+        if self._subscriptions is not None and not self.behind():
+            self._subscriptions.resume()
         if self._rooms and self._has_room(False):
             rooms, self._rooms = self._rooms, []
             for room, window in rooms:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import orjson
 
+from flowgate.errors import Refused
 from flowgate.message import Cursor
 from flowgate.topics import Namespace, Topic
 
@@ -153,19 +154,27 @@ class SavedState:
     """How far a session has got.
 
     :ivar uid: of the record that it belongs to; with another one it is left over from an earlier session.
-    :ivar owner: the node that wrote it.
+    :ivar owner: the node that wrote it; empty if it was taken from that node, which did not give it up.
+    :ivar at: when that was, in seconds since 1970 UTC.
     :ivar cursors: by namespace: everything up to there was taken, and is in ``session`` if it is not finished.
     :ivar session: what :meth:`~flowgate.mqtt.session.Session.state` gave.
     """
 
     uid: str
     owner: str
+    at: float
     cursors: Mapping[Namespace, Cursor]
     session: Mapping[str, Any]
 
     def encode(self) -> bytes:
         cursors = {space.prefix: str(cursor) for space, cursor in self.cursors.items()}
-        document = {"uid": self.uid, "owner": self.owner, "cursors": cursors, "session": self.session}
+        document = {
+            "uid": self.uid,
+            "owner": self.owner,
+            "at": self.at,
+            "cursors": cursors,
+            "session": self.session,
+        }
         return orjson.dumps(document)
 
     @classmethod
@@ -177,8 +186,8 @@ class SavedState:
         try:
             document = orjson.loads(data)
             cursors = {namespace_of(prefix): Cursor.parse(text) for prefix, text in document["cursors"].items()}
-            return cls(document["uid"], document["owner"], cursors, document["session"])
-        except (KeyError, TypeError, AttributeError) as error:
+            return cls(document["uid"], document["owner"], document["at"], cursors, document["session"])
+        except (KeyError, TypeError, AttributeError, Refused) as error:
             raise ValueError(f"no state of an MQTT session: {error!r}") from None
 
 

@@ -110,6 +110,7 @@ class _Waiting:
     retain: bool
     place: Place | None
     token: object
+    dup: bool = False
 
 
 @attrs.define(slots=True)
@@ -203,6 +204,11 @@ class Session:
         """Whether more deliveries would have to wait."""
         return bool(self._queue) or len(self._flying) >= self._window or self._size >= self._queue_bytes
 
+    @property
+    def full(self) -> bool:
+        """Whether more deliveries would have to wait even if all that wait could be sent now."""
+        return len(self._flying) + len(self._queue) >= self._window or self._size >= self._queue_bytes
+
     def deliver(self, topic: str, payloads: Sequence[bytes], qos: int, *, hold: bool = False) -> bytes:
         """Deliver messages at ``qos`` 1 or 2, in order.
 
@@ -232,6 +238,7 @@ class Session:
         *,
         retain: bool = False,
         tokens: Iterable[object] = (),
+        dup: bool = False,
     ) -> None:
         """Have messages wait, in order, for :meth:`pump`.
 
@@ -239,10 +246,20 @@ class Session:
 
         :param retain: they are sent because of a new subscription ([MQTT-3.3.1-8]).
         :param tokens: one for each, to be found in :attr:`finished`; or none at all.
+        :param dup: the client may have been sent them before ([MQTT-3.3.1-1]).
         """
         self._size += sum(map(len, payloads))
         self._queue.extend(
-            map(_Waiting, repeat(topic), payloads, repeat(qos), repeat(retain), places, tokens or repeat(None))
+            map(
+                _Waiting,
+                repeat(topic),
+                payloads,
+                repeat(qos),
+                repeat(retain),
+                places,
+                tokens or repeat(None),
+                repeat(dup),
+            )
         )
 
     def _take_off(self, payloads: Iterable[bytes], qos: int, waited: Iterable[_Waiting] | None = None) -> list[int]:
@@ -266,13 +283,18 @@ class Session:
         parts = []
         while queue and room > 0 and size > 0:
             first = queue.popleft()
-            topic, qos, retain = first.topic, first.qos, first.retain
+            topic, qos, retain, dup = first.topic, first.qos, first.retain, first.dup
             batch = [first]
             room -= 1
             size -= len(first.payload)
             while queue and room > 0 and size > 0:
                 following = queue[0]
-                if following.topic != topic or following.qos != qos or following.retain != retain:
+                if (
+                    following.topic != topic
+                    or following.qos != qos
+                    or following.retain != retain
+                    or following.dup != dup
+                ):
                     break
                 batch.append(queue.popleft())
                 room -= 1
@@ -280,7 +302,8 @@ class Session:
             if qos == 2 and first.place is not None:
                 self.unsaved = True
             payloads = [one.payload for one in batch]
-            parts.append(publishes(topic, payloads, qos, self._take_off(payloads, qos, batch), retain=retain))
+            ids = self._take_off(payloads, qos, batch)
+            parts.append(publishes(topic, payloads, qos, ids, dup=dup, retain=retain))
         return b"".join(parts)
 
     def acknowledged(self, packet: Ack) -> bytes:

@@ -232,7 +232,7 @@ class Sessions:
             entry = await self._store.get(STATES, key)
             state = None if entry is None else SavedState.decode(entry.value)
             if state is None or state.uid != record.uid:
-                state = SavedState(record.uid, "", {}, Session(1, 0, 0).state())
+                state = SavedState(record.uid, "", self._now(), {}, Session(1, 0, 0).state())
             try:
                 taken = attrs.evolve(state, owner="").encode()
                 await self._store.put(STATES, key, taken, 0 if entry is None else entry.revision)
@@ -331,21 +331,22 @@ class Sessions:
         raise BusUnavailable("the client identifier is in use on several nodes at once")
 
     async def _record_of(self, seat: Seat) -> tuple[Record | None, int]:
-        """The client's record, once no other node has the client."""
+        """The client's record and its revision, once no other node has the client."""
         entry = await self._store.get(RECORDS, seat.key)
-        if entry is None:
-            return None, 0
-        record = Record.decode(entry.value)
-        if record.owner and record.owner != self._peers.node:
-            try:
-                await self._peers.ask(record.owner, "takeover", seat.key.encode(), _TAKEOVER_SECONDS)
-            except NotFound:
-                await self._let_go(seat.key, record, entry.revision)
+        if await self._taken_from_others(seat, entry):
             entry = await self._store.get(RECORDS, seat.key)
-            if entry is None:
-                return None, 0
-            record = Record.decode(entry.value)
-        return record, entry.revision
+        return (None, 0) if entry is None else (Record.decode(entry.value), entry.revision)
+
+    async def _taken_from_others(self, seat: Seat, entry: Entry | None) -> bool:
+        """See to it that no other node has the client; tell whether one had, so that its entries have changed."""
+        record = None if entry is None else Record.decode(entry.value)
+        if entry is None or record is None or not record.owner or record.owner == self._peers.node:
+            return False
+        try:
+            await self._peers.ask(record.owner, "takeover", seat.key.encode(), _TAKEOVER_SECONDS)
+        except NotFound:
+            await self._let_go(seat.key, record, entry.revision)
+        return True
 
     async def _open_clean(self, seat: Seat, client_id: str, will: KeptWill | None) -> None:
         try:
@@ -377,6 +378,7 @@ class Sessions:
 
     async def _open_durable(self, seat: Seat, client_id: str, will: KeptWill | None) -> None:
         record, revision = await self._record_of(seat)
+        # Not before the record: whoever had the client has written the state first.
         stored: Entry | None = await self._store.get(STATES, seat.key)
         limits = self._gateway.limits
         if record is None or record.clean:

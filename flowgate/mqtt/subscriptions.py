@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.auth.permissions import Principal
-from flowgate.errors import BusUnavailable, Internal, InvalidParameter, InvalidTopic, ProtocolViolation, Refused
+from flowgate.errors import (
+    BusUnavailable,
+    Internal,
+    InvalidParameter,
+    InvalidTopic,
+    ProtocolViolation,
+    Refused,
+    TopicTooLong,
+)
 from flowgate.gateway import Gateway, Interest
 from flowgate.interfaces import IGroupMember, IMembership, ISubscriber
 from flowgate.message import Run
@@ -23,7 +31,8 @@ from flowgate.mqtt import packets
 from flowgate.mqtt.durable import Durable
 from flowgate.mqtt.packets import Subscribe, Type, Unsubscribe
 from flowgate.mqtt.session import Session
-from flowgate.topics import Namespace, Topic, matches
+from flowgate.replay import BEGINNING, Place, Replay
+from flowgate.topics import Namespace, Topic, check_filter, matches, resolve
 
 _log = Logger()
 
@@ -33,8 +42,6 @@ NOTICES = "$SYS/notices"
 SHARED = "$share/"
 _SHARED_AT_ONCE = 64
 """Messages of a shared subscription that one member has before it has finished any."""
-_SEEN_TOPICS = 10_000
-"""Topics that are remembered while retained messages are read; beyond that an older one may follow a newer one."""
 _RETRY_SECONDS = 1.0
 
 
@@ -64,6 +71,9 @@ class ISubscribingClient(Protocol):
 
     def room(self, window: bool) -> Deferred[None]:
         """:returns: a Deferred, fired once the client reads on, with ``window`` also acknowledges, or is gone."""
+
+    def behind(self) -> bool:
+        """Whether the client reads or acknowledges too slowly to be given more now."""
 
     def lost(self, reason: Refused) -> None:
         """A subscription cannot go on."""
@@ -119,6 +129,56 @@ class _Member:
             membership.leave()
 
 
+class _Retained:
+    """The retained messages of one new subscription: from the replay to the client."""
+
+    def __init__(
+        self, subscriptions: Subscriptions, interest: Interest, qos: int, gateway: Gateway, clock: IReactorTime
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._interest = interest
+        self._qos = qos
+        self._gateway = gateway
+        self._clock = clock
+        self._place = BEGINNING
+        self._again: IDelayedCall | None = None
+        self._replay = self._make()
+
+    def _make(self) -> Replay:
+        client = self._subscriptions.client
+        return Replay(
+            self._gateway, [self._interest], self._clock, client.behind, self._give, self._over, begin=self._place
+        )
+
+    def start(self) -> None:
+        self._again = None
+        self._replay.start()
+
+    def _give(self, run: Run, full: bool, place: Place | None) -> None:
+        self._subscriptions.deliver_retained(run, self._interest, min(self._qos, run.qos))
+        if place is not None:
+            self._place = place
+
+    def _over(self, reason: Refused | None) -> None:
+        if isinstance(reason, BusUnavailable):
+            self._replay = self._make()  # it knows from now on what is delivered live
+            self._again = self._clock.callLater(_RETRY_SECONDS, self.start)
+        elif reason is not None:
+            self._subscriptions.client.lost(reason)
+
+    def live(self, run: Run) -> bool:
+        return self._replay.live(run)
+
+    def resume(self) -> None:
+        self._replay.resume()
+
+    def stop(self) -> None:
+        self._replay.stop()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+
 class Subscriptions:
     """The subscriptions of one connection.
 
@@ -132,8 +192,8 @@ class Subscriptions:
         self._client_id = client_id
         self._interests: dict[str, Interest] = {}
         self._members: dict[str, _Member] = {}
-        self._retained: set[Deferred[None]] = set()
-        self._seen: set[Topic] = set()
+        self._retained: dict[str, _Retained] = {}
+        self._pumping = False
 
     # -- SUBSCRIBE
 
@@ -153,9 +213,9 @@ class Subscriptions:
                     waiting += self._subscribe(name, interest, qos, durable)
                     granted.append((name, interest, qos))
                     codes.append(qos)
-            except InvalidTopic as refusal:
-                raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
             except Refused as refusal:
+                if isinstance(refusal, InvalidTopic) and not isinstance(refusal, TopicTooLong):
+                    raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
                 refused.append(refusal)
                 codes.append(packets.FAILURE)
         if refused:
@@ -198,7 +258,11 @@ class Subscriptions:
 
         :raises Refused: if the client may not subscribe to it.
         """
-        interest = self._gateway.interest(self.client.principal, filter_)
+        principal = self.client.principal
+        with suppress(TopicTooLong):
+            # Before the grants: what is malformed closes the connection, whatever the client may read.
+            check_filter(resolve(filter_, principal.home, principal.grants.namespaces).rest)
+        interest = self._gateway.interest(principal, filter_)
         if name not in self._interests and len(self._interests) >= self._gateway.limits.subscriptions:
             raise InvalidParameter("too many subscriptions")
         self._interests[name] = interest
@@ -249,6 +313,9 @@ class Subscriptions:
                 raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
             interest = self._interests.pop(name, None)
             member = self._members.pop(name, None)
+            retained = self._retained.pop(name, None)
+            if retained is not None:
+                retained.stop()
             if member is not None:
                 member.leave()
             elif interest is not None:
@@ -266,8 +333,9 @@ class Subscriptions:
         """The connection ends: take part in nothing any more."""
         for member in self._members.values():
             member.leave()
-        for reading in list(self._retained):
-            reading.cancel()
+        for retained in self._retained.values():
+            retained.stop()
+        self._retained.clear()
 
     # -- deliveries of shared subscriptions
 
@@ -286,48 +354,38 @@ class Subscriptions:
 
     def _send_retained(self, granted: list[tuple[str, Interest, int]]) -> None:
         """Send what is retained on new subscriptions ([MQTT-3.3.1-6])."""
-        reading = Deferred.fromCoroutine(self._read_retained(granted))
-        self._retained.add(reading)
-
-        def ended(result: object) -> None:
-            self._retained.discard(reading)
-            if not self._retained:
-                self._seen.clear()
-            if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
-                self._failed(result)
-
-        reading.addBoth(ended)
-
-    async def _read_retained(self, granted: list[tuple[str, Interest, int]]) -> None:
         for name, interest, qos in granted:
-            after: int | None = 0
-            while after is not None and self._interests.get(name) is interest:
-                try:
-                    page = await self._gateway.retained(interest, after)
-                except BusUnavailable:
-                    await deferLater(self._clock, _RETRY_SECONDS)
-                    continue
-                for run in page.runs:
-                    # What was published since is on its way as a live message, or was: do not follow it with older.
-                    if run.topic not in self._seen:
-                        self._deliver_retained(run, interest, min(qos, run.qos))
-                self.client.pump()
-                self._gateway.turn.flush()
-                after = page.after
-                await self.client.room(True)
+            old = self._retained.get(name)
+            if old is not None:
+                old.stop()
+            retained = self._retained[name] = _Retained(self, interest, qos, self._gateway, self._clock)
+            retained.start()
 
-    def _deliver_retained(self, run: Run, interest: Interest, qos: int) -> None:
+    def deliver_retained(self, run: Run, interest: Interest, qos: int) -> None:
+        """Deliver one retained message with its flag ([MQTT-3.3.1-8])."""
         name = run.topic.shown(interest.full)
         if qos:
             places = [("~" + run.topic.namespace.prefix, sequence, interest.full) for sequence in run.sequences]
             self.client.session.put(name, run.payloads, qos, places, retain=True)
+            if not self._pumping:
+                self._pumping = True
+                self._gateway.turn.add(self)
         else:
             self.client.write(packets.publishes(name, run.payloads, retain=True), run.count)
 
-    def seen(self, topic: Topic) -> None:
-        """A retained message of this topic is being delivered as a live one."""
-        if self._retained and len(self._seen) < _SEEN_TOPICS:
-            self._seen.add(topic)
+    def flush(self) -> None:
+        """Send what was put into the session; called by the turn."""
+        self._pumping = False
+        self.client.pump()
+
+    def live(self, run: Run) -> bool:
+        """Learn that a retained message is being delivered as a live one; tell whether that could be remembered."""
+        return sum(not one.live(run) for one in self._retained.values()) == 0
+
+    def resume(self) -> None:
+        """The client takes more."""
+        for one in list(self._retained.values()):
+            one.resume()
 
     # -- notices
 

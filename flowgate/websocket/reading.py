@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from zope.interface import implementer
 
@@ -10,7 +10,11 @@ from flowgate.errors import Refused
 from flowgate.gateway import Interest
 from flowgate.interfaces import IFeed, IReader, ISubscriber
 from flowgate.message import Cursor, Run
+from flowgate.topics import Topic
 from flowgate.websocket import frames
+
+if TYPE_CHECKING:
+    from flowgate.websocket.retained import Retained
 
 
 class Connection(Protocol):
@@ -33,6 +37,9 @@ class Connection(Protocol):
     def lost(self, name: str, reason: Refused) -> None:
         """A subscription ended by itself."""
 
+    def superseding(self, run: Run, retained: Retained) -> None:
+        """What is retained on the run's topic is older than what the client was given now."""
+
 
 @implementer(IReader, ISubscriber)
 class Reading:
@@ -40,11 +47,25 @@ class Reading:
 
     :ivar interest: what is subscribed to.
     :ivar name: the filter as the client wrote it.
+    :ivar retained: what is retained, if it was asked for.
+    :ivar holding: whether history waits for :meth:`release`.
     """
 
-    def __init__(self, connection: Connection, name: str, interest: Interest, meta: bool) -> None:
+    def __init__(
+        self, connection: Connection, name: str, interest: Interest, *, meta: bool, since: bool, hold: bool
+    ) -> None:
+        """Be ready for a feed.
+
+        :param since: whether it begins in the past.
+        :param hold: what is retained comes first.
+        """
         self.name = name
         self.interest = interest
+        self.retained: Retained | None = None
+        self._since = since
+        self._begin: Cursor | None = None
+        self._held: Run | None = None
+        self.holding = hold
         self._connection = connection
         self._meta = meta
         self._feed: IFeed | None = None
@@ -54,6 +75,9 @@ class Reading:
     def begun(self, feed: IFeed) -> None:
         """Take the feed, which may come after the client has left."""
         self._feed = feed
+        self._begin = feed.cursor
+        if self._held is not None:
+            self._begin = Cursor(self._begin.epoch, self._held.sequences[0] - 1)
         if self._stopped:
             feed.stop()
         else:
@@ -61,14 +85,35 @@ class Reading:
 
     def resume(self) -> None:
         """The client has caught up: let the feed give more."""
-        if self._waiting and self._feed is not None and not self._connection.behind:
-            self._waiting = False
-            self._feed.resume()
+        if self.holding or not self._waiting or self._feed is None or self._connection.behind:
+            return
+        held, self._held = self._held, None
+        if held is not None:
+            self._send(held)
+        self._waiting = False
+        self._feed.resume()
 
     def stop(self) -> None:
         self._stopped = True
         if self._feed is not None:
             self._feed.stop()
+
+    # -- what is retained comes first
+
+    @property
+    def meta_cursor(self) -> str:
+        """The ``id`` of what is retained: where history begins; empty if the client does not want to know."""
+        return str(self._begin) if self._meta and self._begin is not None else ""
+
+    def brings(self, topic: Topic, place: Cursor) -> bool:
+        """Whether the feed brings the message with this place; one that begins in the past may find it gone."""
+        begin = self._begin
+        return not self._since and begin is not None and place.epoch == begin.epoch and place.sequence > begin.sequence
+
+    def release(self) -> None:
+        """All that is retained was sent: history may come."""
+        self.holding = False
+        self.resume()
 
     # -- ISubscriber: what history does not hold
 
@@ -80,6 +125,10 @@ class Reading:
 
     def read(self, run: Run) -> bool:
         if self._stopped:
+            return False
+        if self.holding:
+            self._held = run
+            self._waiting = True
             return False
         self._send(run)
         self._waiting = self._connection.behind
@@ -93,6 +142,8 @@ class Reading:
         else:
             wire = run.wire(("websocket", full), lambda run: frames.encode_run(run, full))
         self._connection.send_messages(wire, run.count)
+        if run.retain and self.retained is not None:
+            self._connection.superseding(run, self.retained)
 
     def gap(self, oldest: Cursor) -> None:
         if not self._stopped:

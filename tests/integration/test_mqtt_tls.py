@@ -101,7 +101,7 @@ class TlsTests(_Tests):
             self.assertEqual(subscriber.until(qos.encode() + b" "), qos.encode() + b" hello")
 
     def test_mosquitto_many(self) -> None:
-        """Thousands of lines at QoS 1 arrive in order, each once."""
+        """[MQTT-7.1.1-1]: thousands of lines at QoS 1 arrive in order, each once."""
         find("mosquitto_pub", "mosquitto_sub", "stdbuf")
         count = 3000
         arguments = ("-t", "lines", "-q", "1", "-C", str(count), "-d")

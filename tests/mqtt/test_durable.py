@@ -116,7 +116,7 @@ class SessionPresentTests(DurableTests):
         self.assertFalse(peer.closed)
 
     def test_expiry(self) -> None:
-        """A session is removed once its client was away for the configured time, and not before."""
+        """[MQTT-4.1.0-1]: a session is removed once its client was away for the configured time, and not before."""
         self.leave(self.subscribed(("open/a", 1)))
         self.cluster.clock.pump([60] * 59)
         self.settle()
@@ -128,7 +128,7 @@ class SessionPresentTests(DurableTests):
         self.durable(present=False)
 
     def test_connected_does_not_expire(self) -> None:
-        """The session of a connected client does not expire."""
+        """[MQTT-4.1.0-2]: the session of a connected client does not expire."""
         node = Node(self.cluster, Limits(session_seconds=LIFE // 3))
         peer = node.peer("d", clean_session=False)
         peer.got()
@@ -152,7 +152,7 @@ class SessionPresentTests(DurableTests):
         self.assertEqual(self.node.peer("e").got(), [Connack(False, 0)])
 
     def test_packets_behind_connect(self) -> None:
-        """What a client sends behind CONNECT, without waiting, is done once the session is there."""
+        """[MQTT-3.2.0-1]: what a client sends behind CONNECT, without waiting, is done once the session is there."""
         peer = Peer(self.node.factory)
         peer.connect("d", clean_session=False)
         peer.send(packets.subscribe(1, [("open/a", 1)]))
@@ -323,15 +323,19 @@ class RedeliveryTests(DurableTests):
                 self.leave(self.node.peer("d"))
 
     def test_after_crash(self) -> None:
-        """At QoS 2 a crash keeps the identifiers; at QoS 1 nothing is lost."""
+        """[MQTT-4.4.0-1]: at QoS 2 a crash keeps the identifiers; at QoS 1 nothing is lost."""
         peer = self.subscribed(("open/a", 2))
         self.publish(b"1", b"2", qos=2)
         self.publish(b"3", b"4", qos=1)
         before = self.deliveries(peer.packets())
         self.assertEqual(len(before), 4)
+        self.cluster.clock.advance(0.5)
         after = self.deliveries(self.again(True))
         self.assertEqual([one[:3] for one in after if one[1] == 2], [one[:3] for one in before if one[1] == 2])
-        self.assertEqual([one[0] for one in after if one[1] == 1], [b"3", b"4"])
+        self.assertEqual([(one[0], one[3]) for one in after if one[1] == 1], [(b"3", True), (b"4", True)])
+        self.publish(b"5", b"6", qos=1)
+        self.ack(self.peer, Type.PUBACK, *[one[2] for one in after if one[1] == 1])
+        self.assertEqual([one[::3] for one in self.deliveries(self.peer.packets())], [(b"5", False), (b"6", False)])
 
     def test_received(self) -> None:
         """[MQTT-4.4.0-1]: what the client has by PUBREC is not sent again, but released."""
@@ -415,7 +419,7 @@ class InboundTests(DurableTests):
         return self.durable(present=True)
 
     def test_everywhere(self) -> None:
-        """Exactly once: however far the handshake got, and whether the connection or the node is lost."""
+        """[MQTT-4.3.3-2]: exactly once, however far the handshake got, and whether connection or node is lost."""
         for crash in (False, True):
             for turns in range(12):
                 with self.subTest(crash=crash, turns=turns):
@@ -440,6 +444,24 @@ class InboundTests(DurableTests):
                     self.assertEqual(self.count(payload), 2)
                     self.leave(peer)
                     self.leave(self.node.peer("d"))
+
+    def test_long_away(self) -> None:
+        """[MQTT-4.3.3-2]: also for a client that comes back long after the stream has forgotten the message's id."""
+        peer = self.durable()
+        peer.send(packets.publishes("open/a", [b"1"], 2, [7]))
+        while not self.count(b"1"):
+            self.cluster.clock.advance(0)
+        self.node.die()
+        self.node = Node(self.cluster, LIMITS)
+        self.cluster.clock.pump([30] * 20)
+        peer = self.durable(present=True)
+        peer.send(packets.publishes("open/a", [b"1"], 2, [7], dup=True))
+        self.settle()
+        self.assertEqual(peer.packets(), [Ack(Type.PUBREC, (7,))])
+        self.assertEqual(self.count(b"1"), 1)
+        peer.send(packets.publishes("open/a", [b"2"], 2, [8], dup=True))
+        self.settle()
+        self.assertEqual(self.count(b"2"), 1)
 
     def test_released(self) -> None:
         """PUBCOMP is sent only once the store knows that the identifier is free; a crash does not bring it back."""
@@ -468,7 +490,7 @@ class NodesTests(DurableTests):
         self.other = Node(self.cluster, LIMITS, alone=False)
 
     def test_moves(self) -> None:
-        """A session is taken up on another node."""
+        """[MQTT-3.1.2-4]: a session is taken up on another node."""
         self.leave(self.subscribed(("open/a", 1)))
         self.publish(b"1")
         self.durable(present=True, node=self.other)
@@ -502,7 +524,7 @@ class NodesTests(DurableTests):
         self.assertTrue(peer.closed)
 
     def test_will_of_a_dead_node(self) -> None:
-        """A will is published, once, when the node of its client dies, with a clean session or without."""
+        """[MQTT-3.1.2-8]: a will is published, once, when the node of its client dies, session kept or not."""
         for clean in (True, False):
             with self.subTest(clean=clean):
                 node = Node(self.cluster, LIMITS, alone=False)
@@ -518,7 +540,7 @@ class NodesTests(DurableTests):
                 self.leave(watcher)
 
     def test_will_after_restart(self) -> None:
-        """A node that is alone publishes at its start the wills that the one before it could not publish."""
+        """[MQTT-3.1.2-8]: a node that is alone publishes at its start the wills that the one before could not."""
         node = Node(self.cluster, LIMITS)
         self.leave(self.subscribed(("open/will", 1)))
         node.peer("mortal", will=Will("open/will", b"gone", 1, False))

@@ -171,6 +171,7 @@ class KeptTests(SynchronousTestCase):
         self.change(b"mine 1")
         self.turn.flush()
         self.value = b"mine 2"
+        self.kept.changed_a_little()
         over = self.kept.finish()
         self.assertNoResult(over)
         self.answer(8)
@@ -178,6 +179,15 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(self.written()[1:], [(b"mine 2", 8)])
         self.answer(9)
         self.assertIsNone(self.successResultOf(over))
+
+    def test_finished_already(self) -> None:
+        """Where nothing has changed the end writes nothing."""
+        self.assertIsNone(self.successResultOf(self.kept.finish()))
+        self.change(b"mine 1")
+        self.turn.flush()
+        self.answer(8)
+        self.assertIsNone(self.successResultOf(self.kept.finish()))
+        self.assertEqual(len(self.store.puts), 1)
 
     def test_fault(self) -> None:
         """A refusal for another reason is logged, and counts as lost: going on would pretend that it is kept."""

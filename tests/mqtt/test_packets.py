@@ -186,17 +186,17 @@ MALFORMED: dict[str, bytes] = {
     "[MQTT-2.2.2-2] CONNACK flags": b"\x21\x02\0\0",
     "[MQTT-2.2.2-2] PUBACK flags": b"\x42\x02\0\x01",
     "[MQTT-2.2.2-2] PUBREC flags": b"\x52\x02\0\x01",
-    "[MQTT-2.2.2-2] PUBREL flags 0": b"\x60\x02\0\x01",
-    "[MQTT-2.2.2-2] PUBREL flags 6": b"\x66\x02\0\x01",
+    "[MQTT-2.2.2-2] [MQTT-3.6.1-1] PUBREL flags 0": b"\x60\x02\0\x01",
+    "[MQTT-2.2.2-2] [MQTT-3.6.1-1] PUBREL flags 6": b"\x66\x02\0\x01",
     "[MQTT-2.2.2-2] PUBCOMP flags": b"\x71\x02\0\x01",
-    "[MQTT-2.2.2-2] SUBSCRIBE flags 0": _sized(0x80, b"\0\x01\0\x01a\0"),
-    "[MQTT-2.2.2-2] SUBSCRIBE flags 3": _sized(0x83, b"\0\x01\0\x01a\0"),
+    "[MQTT-2.2.2-2] [MQTT-3.8.1-1] SUBSCRIBE flags 0": _sized(0x80, b"\0\x01\0\x01a\0"),
+    "[MQTT-2.2.2-2] [MQTT-3.8.1-1] SUBSCRIBE flags 3": _sized(0x83, b"\0\x01\0\x01a\0"),
     "[MQTT-2.2.2-2] SUBACK flags": b"\x92\x03\0\x01\0",
-    "[MQTT-2.2.2-2] UNSUBSCRIBE flags": _sized(0xA0, b"\0\x01\0\x01a"),
+    "[MQTT-2.2.2-2] [MQTT-3.10.1-1] UNSUBSCRIBE flags": _sized(0xA0, b"\0\x01\0\x01a"),
     "[MQTT-2.2.2-2] UNSUBACK flags": b"\xb2\x02\0\x01",
     "[MQTT-2.2.2-2] PINGREQ flags": b"\xc1\0",
     "[MQTT-2.2.2-2] PINGRESP flags": b"\xd8\0",
-    "[MQTT-2.2.2-2] DISCONNECT flags [MQTT-3.14.1-1]": b"\xe2\0",
+    "[MQTT-2.2.2-2] [MQTT-3.14.1-1] DISCONNECT flags": b"\xe2\0",
     "[MQTT-2.3.1-1] PUBLISH QoS 1 with packet id 0": b"\x32\x05\0\x01a\0\0",
     "[MQTT-2.3.1-1] PUBLISH QoS 2 with packet id 0": b"\x34\x05\0\x01a\0\0",
     "[MQTT-2.3.1-1] packet id 0 in the middle of a run": b"".join(
@@ -328,7 +328,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(decode(raw), [value], name)
 
     def test_encode(self) -> None:
-        """The value is written as the bytes."""
+        """[MQTT-2.2.2-1]: the value is written as the bytes, with the reserved flags of its type."""
         for name, (raw, value) in PACKETS.items():
             self.assertEqual(encode(value), raw, name)
 

@@ -49,7 +49,7 @@ class ProtocolTests(SynchronousTestCase):
     # -- CONNECT
 
     def test_connected(self) -> None:
-        """A CONNECT with a good token is accepted, without a session."""
+        """[MQTT-3.1.4-4]: a CONNECT with a good token is accepted, without a session."""
         self.peer()
         self.assertEqual(len(self.connections), 1)
 
@@ -103,7 +103,7 @@ class ProtocolTests(SynchronousTestCase):
         self.refused(3, Connect("d", user_name="Bearer", password=b"alice"))
 
     def test_every_status_has_a_code(self) -> None:
-        """No refusal is without a CONNACK return code."""
+        """[MQTT-3.2.2-6]: no refusal is without a CONNACK return code."""
         kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refused)]
         self.assertTrue({return_code(kind()) for kind in kinds} <= {2, 3, 4, 5})
         self.assertTrue({kind.status for kind in kinds} - {404, 405, 409, 413, 415} <= set(_RETURN_CODES))
@@ -145,7 +145,7 @@ class ProtocolTests(SynchronousTestCase):
     # -- life
 
     def test_ping(self) -> None:
-        """PINGREQ is answered by PINGRESP."""
+        """[MQTT-3.12.4-1]: PINGREQ is answered by PINGRESP."""
         peer = self.peer()
         peer.send(packets.PINGREQ)
         self.assertEqual(peer.got(), [Bare(Type.PINGRESP)])
@@ -183,7 +183,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(peer.got(), [])
 
     def test_malformed(self) -> None:
-        """What comes before a malformed packet counts, then the connection closes; others stay."""
+        """[MQTT-4.8.0-1]: what comes before a malformed packet counts, then the connection closes; others stay."""
         other = self.peer("other")
         peer = self.peer()
         peer.send(packets.PINGREQ, b"\xf0\x00")
@@ -192,7 +192,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertFalse(other.closed)
 
     def test_server_packets(self) -> None:
-        """Packets that only a server sends close the connection."""
+        """[MQTT-4.8.0-1]: packets that only a server sends close the connection."""
         for data in (
             packets.connack(False, 0),
             packets.PINGRESP,
@@ -239,7 +239,8 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(full.got(), [("alice_shop_t", b"1", 0), ("alice_shop_t", b"2", 0)])
 
     def test_acknowledged(self) -> None:
-        """A QoS 1 publish is acknowledged once stored, and delivered from the bus at the lower QoS of the two."""
+        """[MQTT-4.3.2-2], [MQTT-3.8.4-6]: a QoS 1 publish is acknowledged once stored, and delivered from the bus at
+        the lower QoS of the two."""
         high, low = self.subscriber(("t", 2)), self.subscriber(("t", 0), client_id="l")
         publisher = self.peer()
         publisher.send(packets.publishes("t", [b"1", b"2"], 1, [7, 8]))
@@ -250,7 +251,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(low.got(), [("t", b"1", 0), ("t", b"2", 0)])
 
     def test_exactly_once(self) -> None:
-        """A QoS 2 publish repeated before its release is delivered once; after the release the id is free again."""
+        """[MQTT-4.3.3-2]: a QoS 2 publish repeated before its release is delivered once; then the id is free again."""
         subscriber, publisher = self.subscriber(("t", 0)), self.peer()
         publisher.send(packets.publishes("t", [b"1"], 2, [7]))
         self.settle()
@@ -264,7 +265,8 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(subscriber.got(), [("t", b"1", 0), ("t", b"2", 0)])
 
     def test_bus_away(self) -> None:
-        """While the bus is away QoS 1 closes the connection unacknowledged, and QoS 0 reaches this node's clients."""
+        """[MQTT-4.8.0-2]: while the bus is away QoS 1 closes the connection unacknowledged, and QoS 0 reaches this
+        node's clients."""
         subscriber, publisher, other = self.subscriber(("t", 1)), self.peer("p"), self.peer("q")
         self.bus.go_away()
         other.send(packets.publishes("t", [b"live"]))
@@ -275,7 +277,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(publisher.got(), [])
 
     def test_forbidden_publish(self) -> None:
-        """A PUBLISH beyond the grants closes the connection; what came before it counts."""
+        """[MQTT-3.3.5-2]: a PUBLISH beyond the grants closes the connection; what came before it counts."""
         subscriber, publisher = self.subscriber(("#", 0)), self.peer()
         publisher.send(
             packets.publishes("t", [b"1"]), packets.publishes("secret", [b"2"]), packets.publishes("t", [b"3"])
@@ -290,7 +292,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertTrue(publisher.closed)
 
     def test_forbidden_filter(self) -> None:
-        """Filters that are refused are answered by 0x80, each for itself."""
+        """[MQTT-3.8.4-5]: filters that are refused are answered by 0x80, each for itself."""
         peer = self.peer()
         peer.send(packets.subscribe(5, [("t", 1), ("$share/g", 0), ("bob_shop_t", 0)]))
         self.settle()
@@ -327,7 +329,7 @@ class ProtocolTests(SynchronousTestCase):
                 peer.lose()
 
     def test_repeated_before_stored(self) -> None:
-        """A QoS 2 publish repeated while its first copy is still being stored is not acknowledged before that."""
+        """[MQTT-4.3.3-2]: a QoS 2 publish repeated while its first copy is being stored is not acknowledged before."""
         publisher = self.peer()
         publisher.send(packets.publishes("t", [b"1"], 2, [7]), packets.publishes("t", [b"1"], 2, [7], dup=True))
         self.assertEqual(publisher.got(), [])
@@ -360,7 +362,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(peer.got(), [Suback(1, (0, 1, 0x80))])
 
     def test_window(self) -> None:
-        """No more than the window is in flight; acknowledgements bring the rest, in order."""
+        """[MQTT-4.6.0-6]: no more than the window is in flight; acknowledgements bring the rest, in order."""
         subscriber, publisher = self.subscriber(("t", 1)), self.peer()
         publisher.send(packets.publishes("t", [b"%d" % n for n in range(6)], 1, range(1, 7)))
         self.settle()
