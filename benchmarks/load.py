@@ -127,7 +127,8 @@ def drained(server: Server, seconds: float, *, topic: str, qos: int, messages: i
     client, publisher = f"{topic}-sub", open_mqtt(server, f"{topic}-pub")
     close_mqtt(open_mqtt(server, client, topic, qos, clean=False))
     count, taken, warm = 0, 0.0, False
-    while taken < seconds:
+    end = time.perf_counter() + 1.25 * seconds
+    while not taken or time.perf_counter() < end:
         for _ in range(messages // _AT_ONCE):
             publish_all(publisher, ring, _AT_ONCE, qos)
         start = time.perf_counter()
@@ -157,7 +158,8 @@ def retained(server: Server, seconds: float, *, topic: str, messages: int) -> fl
         publish_all(publisher, b"".join(packets), len(part), 1)
     due = 5 + messages * len(wire.mqtt_publish(names[0]))
     count, taken, warm = 0, 0.0, False
-    while taken < seconds:
+    end = time.perf_counter() + 1.25 * seconds
+    while not taken or time.perf_counter() < end:
         sock = open_mqtt(server, f"{topic}-sub")
         start = time.perf_counter()
         sock.sendall(wire.mqtt_subscribe(f"{topic}/#"))

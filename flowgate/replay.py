@@ -159,16 +159,16 @@ class Replay:
 
     async def _give_page(self, index: int, page: RetainedPage, end: Place | None) -> None:
         interest = self._interests[index]
-        places: Sequence[Cursor | None] = page.places or [None] * len(page.runs)
+        places: Sequence[Cursor | None] = page.places if self._expected is not None else ()
         final = page.runs[-1] if page.runs and page.after is None else None
-        for run, place in zip(page.runs, places, strict=True):
+        for number, run in enumerate(page.runs):
             while self._behind() and not self._stopped:
                 self._paused = Deferred()
                 await self._wait(self._paused)
             if self._stopped:
                 return
             sequence = run.sequences[0]
-            if not self._known(index, run.topic, place):
+            if not self._known(index, run.topic, places[number] if places else None):
                 self._give(run, interest.full, end if run is final else Place(index, sequence))
             self._reached[index] = sequence
 

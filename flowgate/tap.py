@@ -7,6 +7,7 @@ this module before any reactor exists; it must import nothing that installs one 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -34,6 +35,17 @@ choose_reactor()
 from flowgate.settings import Options  # noqa: E402
 
 
+def tune_collector() -> None:
+    """Have Python look for cyclic garbage less often, and not among what is there for good.
+
+    Messages and packets are freed by their counts, but with the default (each 700 objects) the search for cycles takes
+    up to a third of the time under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+
+
 def makeService(options: Options) -> IService:
     """Make the service that :mod:`flowgate.service` describes; called by twistd."""
     from twisted.internet import reactor
@@ -43,6 +55,7 @@ def makeService(options: Options) -> IService:
     if options.parent is not None and options.parent.get("pidfile") == os.path.abspath("twistd.pid"):
         # Nothing is written outside of the data directory; its lock keeps a second gateway out.
         options.parent["pidfile"] = ""
+    tune_collector()
     return FlowGate(reactor, options.settings)
 
 

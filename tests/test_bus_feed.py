@@ -53,6 +53,7 @@ class FakeHistory:
 
 class FakeTail:
     last = 1000
+    given = 0
 
     def __init__(self) -> None:
         self.removed: list[Feed] = []

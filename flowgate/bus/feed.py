@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flowgate.bus.overrun import NO_DOUBTS, Doubts
 from flowgate.bus.reading import Page, Source
 from flowgate.bus.stream import StreamState
 from flowgate.errors import BusUnavailable, Internal, Refused
@@ -162,14 +163,19 @@ class Feed:
 
     # -- what the tail brings
 
-    def tailed(self, runs: list[Run], whole: int | None = 0) -> None:
+    def tailed(self, runs: list[Run], doubts: Doubts | None = NO_DOUBTS) -> None:
         """Take the newest messages, or keep them until the reader is there.
 
-        :param whole: from where on nothing is missing among them; ``None`` if only pages can tell.
+        :param doubts: what may be missing before them; ``None`` if only pages can tell.
         """
-        if whole is None:
+        if doubts is NO_DOUBTS:
+            whole = 0
+        elif doubts is None:
             self._miss()
-        elif self._state is State.LIVE and not self._paused and not self._buffer and not self._giving:
+            return
+        else:
+            whole = max(self._whole(doubts, run) for run in runs)
+        if self._state is State.LIVE and not self._paused and not self._buffer and not self._giving:
             if whole > self._live_from:
                 self._live_from = whole
                 self._reader.gap(Cursor(self._epoch, whole))
@@ -182,6 +188,10 @@ class Feed:
             self._miss()
         else:
             self._keep(runs)
+
+    def _whole(self, doubts: Doubts, run: Run) -> int:
+        """From where on nothing is missing that the reader wants of the topic of ``run``."""
+        return doubts.of(run)
 
     def _miss(self) -> None:
         """Have pages read instead of what the tail brought."""

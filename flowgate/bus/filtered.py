@@ -16,6 +16,7 @@ from zope.interface import implementer
 from flowgate.bus.feed import Feed, State
 from flowgate.bus.grouping import fetched_at
 from flowgate.bus.names import LOG, filter_subject, subject_topic
+from flowgate.bus.overrun import Doubts
 from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, Look, Losses, Page, all_of
 from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.bus.wire import Message
@@ -52,9 +53,11 @@ class _Wish:
     """A filter that is read; compared by identity.
 
     :ivar since: it is read behind this place.
+    :ivar due: whether what is missing behind ``since`` is missed: not until it was said from where on it is read.
     """
 
     since: int
+    due: bool
 
 
 class Filters:
@@ -72,18 +75,19 @@ class Filters:
         self._subjects: list[str] | None = None
         self._since: dict[str, int | None] = {}
 
-    def add(self, filter_: str, since: int) -> _Wish:
+    def add(self, filter_: str, since: int, due: bool) -> _Wish:
         """Read a filter behind ``since``; one that is read already stays as it is."""
         wish = self.wishes.get(filter_)
         if wish is None:
-            wish = self.wishes[filter_] = _Wish(since)
+            wish = self.wishes[filter_] = _Wish(since, due)
             self.grown += 1
             self._changed()
         return wish
 
-    def put_off(self, wish: _Wish, since: int) -> None:
-        """Read a filter behind ``since`` only."""
+    def settle(self, wish: _Wish, since: int) -> None:
+        """Read a filter behind ``since`` only, and miss what is missing there."""
         wish.since = max(wish.since, since)
+        wish.due = True
         self._changed()
 
     def discard(self, filter_: str) -> bool:
@@ -96,7 +100,7 @@ class Filters:
     def from_the_beginning(self) -> None:
         """Read every filter whole: the places are those of another stream."""
         for wish in self.wishes.values():
-            wish.since = 0
+            wish.since, wish.due = 0, True
         self._changed()
 
     def _changed(self) -> None:
@@ -120,9 +124,12 @@ class Filters:
         since = self._since[name] = min(found, default=None)
         return since
 
-    def earliest(self) -> int:
-        """From where on any topic is read."""
-        return min((wish.since for wish in self.wishes.values()), default=_NEVER)
+    def missed_since(self, name: str | None = None) -> int:
+        """Behind which place it is missed if something is missing on the topic ``name``, or on any topic."""
+        due = (
+            wish.since for filter_, wish in self.wishes.items() if wish.due and (name is None or matches(filter_, name))
+        )
+        return min(due, default=_NEVER)
 
 
 class FilteredSource:
@@ -187,12 +194,11 @@ class FilteredSource:
         return min([frontier, *(sequence - 1 for sequence in await all_of(asked) if sequence)])
 
     async def look(self, after: int, page: Page) -> Look:
-        return await self._losses.look(after, page.suspects, self._filters.earliest(), self._since_on)
+        return await self._losses.look(after, page.suspects, self._filters.missed_since(), self._missed_since)
 
-    def _since_on(self, subject: str) -> int:
+    def _missed_since(self, subject: str) -> int:
         _, topic = subject_topic(subject.encode())
-        since = self._filters.since(topic.name)
-        return _NEVER if since is None else since
+        return self._filters.missed_since(topic.name)
 
     async def newer(self, after: int) -> bool:
         return False  # every page was compared with the leader
@@ -241,7 +247,7 @@ class FilteredFeed(Feed):
         if wanted:
             await self._placed()
             for filter_ in wanted:
-                self._filters.add(filter_, 0)
+                self._filters.add(filter_, 0, True)
             self._tail.join(wanted, self)
 
     async def _placed(self) -> None:
@@ -258,7 +264,7 @@ class FilteredFeed(Feed):
         await self._placed()
         new = filter_ not in self._filters.wishes
         # From its place on, the tail brings all there is on the filter; pages leave out what lies before.
-        wish = self._filters.add(filter_, self._tail.last)
+        wish = self._filters.add(filter_, self._tail.last, False)
         if new:
             self._tail.join([filter_], self)
         try:
@@ -269,7 +275,7 @@ class FilteredFeed(Feed):
                 self.discard(filter_)
             raise
         if new:
-            self._filters.put_off(wish, state.last)
+            self._filters.settle(wish, state.last)
         return state.last
 
     def discard(self, filter_: str) -> None:
@@ -290,6 +296,10 @@ class FilteredFeed(Feed):
     def _restart(self, state: StreamState) -> None:
         self._filters.from_the_beginning()
         super()._restart(state)
+
+    def _whole(self, doubts: Doubts, run: Run) -> int:
+        whole = super()._whole(doubts, run)
+        return whole if whole > self._filters.missed_since(run.topic.name) else 0
 
     def _wanted(self, run: Run) -> Run | None:
         since = self._filters.since(run.topic.name)

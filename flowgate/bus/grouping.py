@@ -96,7 +96,8 @@ class Grouper:
         self._remembered = remembered
         self._known: dict[bytes, tuple[str, Topic]] = {}
 
-    def _known_as(self, subject: bytes) -> tuple[str, Topic]:
+    def known_as(self, subject: bytes) -> tuple[str, Topic]:
+        """The root and the topic that ``subject`` stands for; see :func:`~flowgate.bus.names.subject_topic`."""
         known = self._known.get(subject)
         if known is None:
             if len(self._known) >= self._remembered:
@@ -115,7 +116,7 @@ class Grouper:
         for _, subject, _, head, payload in messages:
             known = subject == last
             if not known:
-                root, topic = self._known_as(subject)
+                root, topic = self.known_as(subject)
                 last = subject
             if root == OUT:
                 flags = _flags(head)
@@ -159,7 +160,7 @@ class Grouper:
             if subject != last or flags != last_flags:
                 last, last_flags = subject, flags
                 payloads, sequences, times = [], [], []
-                root, topic = self._known_as(subject)
+                root, topic = self.known_as(subject)
                 qos = flags[0] if root == LOG else 0
                 run = Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times, retain=flags[1])
                 runs.append(run)

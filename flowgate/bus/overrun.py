@@ -135,6 +135,9 @@ class Doubts:
         """Name topics, each with the place from which on it is whole."""
         self._whole = whole
 
-    def among(self, runs: Sequence[Run]) -> int:
-        """From where on all topics of ``runs`` are whole; 0 if nothing is in doubt."""
-        return max((self._whole.get(_key(run), 0) for run in runs), default=0) if self._whole else 0
+    def of(self, run: Run) -> int:
+        """From where on the topic of ``run`` is whole; 0 if it is not in doubt."""
+        return self._whole.get(_key(run), 0)
+
+
+NO_DOUBTS = Doubts({})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -21,7 +21,7 @@ from flowgate.bus import wire
 from flowgate.bus.grouping import Grouper, fetched_at, fetched_subject
 from flowgate.bus.keeper import QOS, Keeper, Presence, place_of
 from flowgate.bus.link import Link, NoResponders, decode_json
-from flowgate.bus.names import RETAINED, filter_subject, subject_topic, topic_subject
+from flowgate.bus.names import RETAINED, filter_subject, topic_subject
 from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, TooMuchAtOnce, all_of, fetch
 from flowgate.bus.stream import StreamSettings
 from flowgate.bus.wire import Message
@@ -59,21 +59,25 @@ class RetainedSettings(StreamSettings):
         }
 
 
-def _run(subject: bytes, head: bytes, payload: bytes, sequence: int, time: int) -> Run:
-    _, topic = subject_topic(subject)
-    qos = wire.header(head, QOS)
-    return Run(
-        topic,
-        [payload],
-        qos=int(qos) if qos in (b"1", b"2") else 0,
-        sequences=[sequence],
-        times=[time],
-        retain=True,
-    )
+class _Places(Sequence[Cursor | None]):
+    """The places in history of a page's messages; read from the headers when somebody asks, since most do not."""
 
+    __slots__ = ("_heads",)
 
-def _fetched(message: Message) -> Run:
-    return _run(fetched_subject(message), message[3], message[4], *fetched_at(message))
+    def __init__(self, heads: list[bytes]) -> None:
+        self._heads = heads
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    @overload
+    def __getitem__(self, index: int) -> Cursor | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Cursor | None]: ...
+    def __getitem__(self, index: int | slice) -> Cursor | list[Cursor | None] | None:
+        if isinstance(index, slice):
+            return [place_of(head) for head in self._heads[index]]
+        return place_of(self._heads[index])
 
 
 @implementer(IRetained)
@@ -90,7 +94,8 @@ class JetStreamRetained:
         self._link = link
         self._settings = RetainedSettings(replicas=replicas)
         self._presence = Presence(link, self._settings)
-        self._history = History(reactor, link, self._settings, Grouper())
+        self._grouper = Grouper()
+        self._history = History(reactor, link, self._settings, self._grouper)
         self._keeper = Keeper(reactor, link, self._settings.name, self._presence)
         # However many readers begin at once: the others wait for their turn, not in the server's queues.
         self._pages = DeferredSemaphore(_PAGES_AT_ONCE)
@@ -110,6 +115,21 @@ class JetStreamRetained:
             await self._presence.ensure()
             return await read()
 
+    def _fetched(self, message: Message) -> Run:
+        return self._run(fetched_subject(message), message[3], message[4], *fetched_at(message))
+
+    def _run(self, subject: bytes, head: bytes, payload: bytes, sequence: int, time: int) -> Run:
+        _, topic = self._grouper.known_as(subject)
+        qos = wire.header(head, QOS)
+        return Run(
+            topic,
+            [payload],
+            qos=int(qos) if qos in (b"1", b"2") else 0,
+            sequences=[sequence],
+            times=[time],
+            retain=True,
+        )
+
     # -- pages
 
     def page(
@@ -126,11 +146,11 @@ class JetStreamRetained:
         while True:
             messages, more = await self._there(read)
             runs: list[Run] = []
-            places: list[Cursor | None] = []
+            heads: list[bytes] = []
             for message in messages:
                 if message[4]:
-                    runs.append(_fetched(message))
-                    places.append(place_of(message[3]))
+                    runs.append(self._fetched(message))
+                    heads.append(message[3])
             if messages:
                 after, _ = fetched_at(messages[-1])
             if not more and self._settings.replicas > 1:
@@ -141,7 +161,7 @@ class JetStreamRetained:
                         raise BusUnavailable("a replica of the retained messages is far behind")
                     await deferLater(self._reactor, _LATE_SECONDS)
             if runs or not more:
-                return RetainedPage(runs, after if more else None, places)
+                return RetainedPage(runs, after if more else None, _Places(heads))
 
     def _read(self, subject: str, after: int, limit: int) -> Deferred[tuple[list[Message], bool]]:
         return Deferred.fromCoroutine(self._read_now(subject, after, limit))
@@ -183,7 +203,7 @@ class JetStreamRetained:
         message = await self._there(lambda: self._link.request(f"$JS.API.DIRECT.GET.{name}", body))
         status = wire.status(message[3])
         if not status:
-            return _fetched(message) if message[4] else None
+            return self._fetched(message) if message[4] else None
         if status != 404:
             raise BusUnavailable(f"reading a retained message was refused with status {status}")
         if self._settings.replicas == 1:
@@ -194,7 +214,7 @@ class JetStreamRetained:
             return None
         head, payload = (base64.b64decode(stored.get(part, "")) for part in ("hdrs", "data"))
         time = wire.nanoseconds(stored["time"].encode())
-        return _run(stored["subject"].encode(), head, payload, sequence, time) if payload else None
+        return self._run(stored["subject"].encode(), head, payload, sequence, time) if payload else None
 
 
 def _whole(messages: list[Message], more: bool) -> bool:

@@ -23,7 +23,7 @@ from flowgate.bus.filtered import FilteredFeed
 from flowgate.bus.grouping import Grouper, consumed_at, consumer_place, delivered_subject
 from flowgate.bus.link import Link, decode_json
 from flowgate.bus.names import LOG, filter_subject, kind_subject
-from flowgate.bus.overrun import Doubts, Overrun, Question
+from flowgate.bus.overrun import NO_DOUBTS, Doubts, Overrun, Question
 from flowgate.bus.reading import History, SubjectSource
 from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.bus.wire import Message
@@ -41,7 +41,6 @@ _CACHED_TOPICS = 10_000
 _HELD_MESSAGES = 16_384
 """Messages that wait for an answer of the stream; if there are more, they are dropped and read again as pages."""
 _HELD_BYTES = 4 * 1024 * 1024
-_NO_DOUBTS = Doubts({})
 _ALL = "#"
 _F = TypeVar("_F", bound=Feed)
 
@@ -398,7 +397,7 @@ class Tail(Generic[_F]):
         due = self._overrun.note(before, runs)
         if self._held is None:
             if not due:
-                self._hand_out(runs, _NO_DOUBTS)
+                self._hand_out(runs, NO_DOUBTS)
                 self.given = self.last
                 return
             self._held = []
@@ -414,7 +413,7 @@ class Tail(Generic[_F]):
         questions = self._overrun.questions()
         if not questions:
             self._held = None
-            self._hand_out(held, _NO_DOUBTS)
+            self._hand_out(held, NO_DOUBTS)
             self.given = self.last
             return
         self._asking = asking = Deferred.fromCoroutine(self._context.history.oldest([q.subject for q in questions]))
@@ -452,13 +451,12 @@ class Tail(Generic[_F]):
 
         :param doubts: what may be missing before them; ``None`` if only pages can tell.
         """
-        whole = doubts.among(runs) if doubts is not None else None
         for feed in list(self.feeds):
-            self._give(feed, runs, whole)
+            self._give(feed, runs, doubts)
 
-    def _give(self, feed: Feed, runs: list[Run], whole: int | None) -> None:
+    def _give(self, feed: Feed, runs: list[Run], doubts: Doubts | None) -> None:
         try:
-            feed.tailed(runs, whole)
+            feed.tailed(runs, doubts)
         except Exception:
             # One reader's fault must not cost the others their messages.
             self._log.failure("a reader of the stream failed")
@@ -548,9 +546,8 @@ class SharedTail(Tail[FilteredFeed]):
         if len(runs) == 1:
             name = runs[0].topic.name
             found = targets.get(name)
-            whole = doubts.among(runs) if doubts is not None else None
             for feed in self._find(name) if found is None else found:
-                self._give(feed, runs, whole)
+                self._give(feed, runs, doubts)
             return
         shares: dict[FilteredFeed, list[Run]] = {}
         for run in runs:
@@ -563,4 +560,4 @@ class SharedTail(Tail[FilteredFeed]):
                 else:
                     share.append(run)
         for feed, share in shares.items():
-            self._give(feed, share, doubts.among(share) if doubts is not None else None)
+            self._give(feed, share, doubts)

@@ -115,6 +115,7 @@ class Sessions:
         self._now = now
         self._seats: dict[str, Seat] = {}
         self._known: dict[str, _Known] = {}
+        self._written: set[str] = set()  # records that this node has put, which the watch may not have told yet
         self._missing: set[str] = set()
         self._watch: Callable[[], None] | None = None
         self._loops: list[LoopingCall] = []
@@ -216,7 +217,7 @@ class Sessions:
             if record.will is not None and record.will.qos:
                 await self._publish(record.will, True)  # with an id: once, whoever else does it too
             if record.clean:
-                await self._store.delete(RECORDS, key, revision)
+                await self._delete_record(key, revision)
             else:
                 await self._fence(key, record)
                 away = attrs.evolve(record, owner="", since=self._now(), will=None)
@@ -250,10 +251,9 @@ class Sessions:
             record = Record.decode(entry.value)
             if not record.owner and record.since < limit:
                 try:
-                    await self._store.delete(RECORDS, key, entry.revision)
+                    await self._discard(key, entry.revision)
                 except Conflict:
                     continue  # the client is back
-                await self._store.delete(STATES, key)
                 _log.info("the session of MQTT client {client!r} has expired", client=record.client_id)
                 self._gateway.meter.add("sessions_expired", "mqtt")
 
@@ -312,9 +312,10 @@ class Sessions:
         self, seat: Seat, before: Seat | None, client_id: str, clean: bool, will: KeptWill | None
     ) -> None:
         if before is not None:
-            _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
             over = before.over()
-            before.client.displaced()
+            if not before.left:
+                _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
+                before.client.displaced()
             await over
         self._peers.tell("connected", json.dumps([seat.key, seat.since, self._peers.node]).encode())
         for _ in range(_ATTEMPTS):
@@ -348,7 +349,22 @@ class Sessions:
             await self._let_go(seat.key, record, entry.revision)
         return True
 
+    def _has_record(self, key: str) -> bool:
+        """Whether there may be a record of a client."""
+        return not self._peers.alone or key in self._written or key in self._known
+
+    async def _put_record(self, key: str, record: Record, revision: int) -> int:
+        if self._peers.alone:
+            self._written.add(key)
+        return await self._store.put(RECORDS, key, record.encode(), revision)
+
+    async def _delete_record(self, key: str, revision: int) -> None:
+        await self._store.delete(RECORDS, key, revision)
+        self._written.discard(key)
+
     async def _open_clean(self, seat: Seat, client_id: str, will: KeptWill | None) -> None:
+        if will is None and not self._has_record(seat.key):
+            return  # the usual case, at the cost of nothing
         try:
             record, revision = await self._record_of(seat)
         except BusUnavailable:
@@ -362,13 +378,13 @@ class Sessions:
             record, revision = None, 0
         if will is not None:
             new = Record(client_id, uuid4().hex, True, self._peers.node, self._now(), self._gateway.epoch, will)
-            seat.revision = await self._store.put(RECORDS, seat.key, new.encode(), revision)
+            seat.revision = await self._put_record(seat.key, new, revision)
             seat.record = new
         elif record is not None:
-            await self._store.delete(RECORDS, seat.key, revision)
+            await self._delete_record(seat.key, revision)
 
     async def _discard(self, key: str, revision: int) -> None:
-        await self._store.delete(RECORDS, key, revision)
+        await self._delete_record(key, revision)
         await self._store.delete(STATES, key)
 
     async def _discard_old(self, seat: Seat) -> None:
@@ -389,7 +405,7 @@ class Sessions:
             seat.present = True  # [MQTT-3.2.2-2]: also without subscriptions
         kept = tuple(one for one in record.subscriptions if seat.client.permits(one.namespace, one.filter))
         record = attrs.evolve(record, owner=self._peers.node, since=self._now(), will=will, subscriptions=kept)
-        revision = await self._store.put(RECORDS, seat.key, record.encode(), revision)
+        revision = await self._put_record(seat.key, record, revision)
         session = Session(limits.inflight_messages, limits.queued_messages, limits.queued_bytes)
         saved = restored = None
         if stored is not None:
@@ -466,7 +482,7 @@ class Sessions:
             return
         while True:
             try:
-                await self._store.delete(RECORDS, seat.key, seat.revision)
+                await self._delete_record(seat.key, seat.revision)
                 return
             except BusUnavailable:
                 await deferLater(self._clock, _RETRY_SECONDS)

@@ -86,6 +86,11 @@ FIRST: dict[str, tuple[bytes, bytes]] = {
     "[MQTT-3.1.3-11] [MQTT-1.5.3-2] U+0000 in the user name": (connect(login=b"\0\x07Bearer\0\0\x05alice"), b""),
     "[MQTT-4.7.3-1] an empty will topic": (connect(0xC6, b"\0\x01c\0\0\0\0"), b""),
     "[MQTT-4.7.1-1] a wildcard in the will topic": (connect(0xC6, b"\0\x01c\0\x06open/+\0\0"), b""),
+    "[MQTT-4.7.1-1] a wildcard in a will topic that is not permitted": (connect(0xC6, b"\0\x01c\0\x03x/+\0\0"), b""),
+    "[MQTT-3.2.2-6] a will topic with nothing behind the full name's prefix": (
+        connect(0xC6, b"\0\x01c\0\x0balice_shop_\0\0"),
+        b"",
+    ),
     "[MQTT-3.1.4-1] a byte behind the last field": (sized(0x10, connect()[2:] + b"\0"), b""),
     "[MQTT-3.1.4-1] a string longer than the packet": (sized(0x10, connect()[2:-1]), b""),
     "[MQTT-3.1.4-1] an empty CONNECT": (b"\x10\0", b""),
@@ -602,6 +607,29 @@ class WillTests(StatementTests):
                 self.assertEqual(watcher.packets(), [])
                 self.assertEqual(self.stored(b"gone"), 1)
 
+    def test_stop(self) -> None:
+        """[MQTT-3.1.2-8]: a node that stops in order publishes the wills of its clients, behind what they published,
+        and waits for that; the next one does not publish them again."""
+        for clean, qos in product((True, False), (0, 1, 2)):
+            with self.subTest(clean=clean, qos=qos):
+                self.setUp()
+                self.lose(self.subscriber(("open/#", 2), client_id="d", clean_session=False))
+                peer = self.peer("m", clean_session=clean, will=Will("open/will", b"gone", qos, False))
+                peer.send(packets.publishes("open/will", [b"here"], 1, [1]))
+                self.node.connections.end(None)
+                stopped = self.node.sessions.stop()
+                self.settle()
+                self.successResultOf(stopped)
+                self.assertEqual(peer.packets(), [Ack(Type.PUBACK, (1,))])
+                self.assertTrue(peer.closed)
+                self.node.die()
+                self.node = Node(self.cluster, LIMITS)
+                self.cluster.clock.pump([1] * 20)
+                self.settle()
+                self.peer("d", present=True, clean_session=False)
+                self.assertEqual(self.payloads(self.behind), [b"here", b"gone"] if qos else [b"here"])
+                self.assertEqual(self.stored(b"gone"), 1)
+
 
 class PublishTests(StatementTests):
     """Section 3.3, and the delivery protocols of section 4.3."""
@@ -1013,7 +1041,7 @@ class SubscribeTests(StatementTests):
     def test_malformed_beyond_the_grants(self) -> None:
         """[MQTT-4.7.1-2], [MQTT-4.7.1-3], [MQTT-4.8.0-1]: a malformed filter closes the connection, whatever the grants
         say of it."""
-        for filter_ in ("t#", "t/#/a", "t+", "t/+a"):
+        for filter_ in ("t#", "t/#/a", "t+", "t/+a", "alice_shop_t#", "alice_shop_+t", "$share/g/t+"):
             with self.subTest(filter_):
                 peer = self.peer("n", token="narrow")
                 self.assertEqual(self.raw(peer, packets.subscribe(5, [(filter_, 0)])), b"")
