@@ -144,6 +144,7 @@ class FlowGate(Service):
             # The stream is the queue of durable sessions too.
             history_messages=max(settings.history_messages, settings.limits.queued_messages),
             history_age=settings.history_age,
+            largest=settings.limits.message_bytes,
         )
         wheel = Wheel(reactor)
         self._undo.append(("timers", wheel.stop))

@@ -73,7 +73,7 @@ class RetainedTests(SynchronousTestCase):
         page = self.page("+")
         self.assertEqual(self.asked, [{"batch": 1000, "max_bytes": 262144, "multi_last": ["fg.ret.alice.shop.-.*.%"]}])
         found = self.successResultOf(page)
-        self.assertEqual((found.after, found.places), (None, [Cursor("e", 7)] * 2))
+        self.assertEqual((found.after, list(found.places)), (None, [Cursor("e", 7)] * 2))
         self.assertEqual(
             [(run.qos, list(run.sequences), run.retain) for run in found.runs], [(2, [3], True), (2, [5], True)]
         )

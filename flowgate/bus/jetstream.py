@@ -18,7 +18,7 @@ from flowgate.bus.grouping import Grouper, fetched_at, flag_headers
 from flowgate.bus.link import Link
 from flowgate.bus.names import CAST, LIVE, LOG, OUT, filter_subject, namespace_subject, topic_subject
 from flowgate.bus.publisher import Publisher, private_id
-from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History
+from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, all_of
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
 from flowgate.bus.tail import Feeds
 from flowgate.bus.wire import Message
@@ -28,6 +28,8 @@ from flowgate.message import Backlog, Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
 
 _RETRY_SECONDS = 1.0
+_COUNTED_SINGLY = 8
+"""Subjects that are asked one by one how much waits on them."""
 
 
 def _settled(listener: IBusListener) -> None:
@@ -65,6 +67,7 @@ class JetStreamBus:
         replicas: int = 1,
         history_messages: int = 1000,
         history_age: int = 24 * 3600,
+        largest: int = 1024 * 1024,
         parcels: int = 4,
         start_seconds: float = 10.0,
         tls: IOpenSSLClientConnectionCreator | None = None,
@@ -77,6 +80,7 @@ class JetStreamBus:
         :param replicas: servers that hold each message.
         :param history_messages: messages kept per topic, acknowledged and unacknowledged ones counted apart.
         :param history_age: seconds that a message is kept.
+        :param largest: bytes of the largest payload that is published.
         :param parcels: writes to the stream under way at once.
         :param start_seconds: how long :meth:`start` waits for a server.
         :param tls: how to verify ``tls://`` servers, or ``None`` for the system's roots.
@@ -88,6 +92,7 @@ class JetStreamBus:
             per_topic=history_messages, max_age=history_age, replicas=replicas, republish=shared
         )
         self._shared = shared
+        self._largest = largest
         self._start_seconds = start_seconds
         self._link = Link(reactor, urls, self, tls=tls)
         self._grouper = Grouper()
@@ -358,10 +363,15 @@ class JetStreamBus:
         return Deferred.fromCoroutine(self._backlog(subjects, after, messages, size))
 
     async def _backlog(self, subjects: list[str], after: Cursor, messages: int, size: int) -> Backlog:
-        weighing = Weighing(self._reactor, self._link, self._settings.name, subjects)
-        largest = int(self._link.info.get("max_payload", 0))
         start = after.sequence if after.epoch == self.epoch else 0
-        place, dropped = await excess(weighing, start, messages, size, largest)
+        if len(subjects) <= _COUNTED_SINGLY:
+            # The usual case, that little waits or nothing at all, does not deserve a consumer.
+            asked = [self._history.messages(subject, start, 1, 1) for subject in subjects]
+            count = sum(len(found) + following for found, following in await all_of(asked))
+            if count <= messages and count * self._largest <= size:
+                return Backlog(after, 0)
+        weighing = Weighing(self._reactor, self._link, self._settings.name, subjects)
+        place, dropped = await excess(weighing, start, messages, size, self._largest)
         return Backlog(Cursor(self.epoch, place) if dropped else after, dropped)
 
     def find(self, topic: Topic, message_id: str) -> Deferred[int | None]:
