@@ -159,7 +159,7 @@ class Gateway:
 
         With :attr:`Run.retain` its last message is kept as the retained one, as far as possible too.
         """
-        run.recorded = self._bus.send(run, route.history or self._groups.wants(run.topic))
+        run.recorded = self._bus.send(run, route.history or (self._groups.any and self._groups.wants(run.topic)))
         self._router.deliver(run)
         if run.retain:
             self._retaining.keep(run)

@@ -308,6 +308,8 @@ class IGroups(Interface):
         :raises BusUnavailable: through the Deferred.
         """
 
+    any: bool = Attribute("Whether there is any group on any node, as far as it is known here.")
+
     def wants(topic: Topic) -> bool:
         """Whether some group of any node may want messages on ``topic``: then also unacknowledged ones are stored."""
 

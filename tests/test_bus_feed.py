@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus.feed import FEED_MESSAGES, Feed
+from flowgate.bus.overrun import Doubts
 from flowgate.bus.reading import Page, SubjectSource
 from flowgate.bus.stream import StreamSettings, StreamState
 from flowgate.errors import BusUnavailable
@@ -83,7 +84,13 @@ class FeedTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.make()
 
-    def make(self, replicas: int = 1, appetite: int = 10**9, after: Cursor | None = None) -> None:
+    def make(
+        self,
+        replicas: int = 1,
+        appetite: int = 10**9,
+        after: Cursor | None = None,
+        state: StreamState | None = STATE,
+    ) -> None:
         self.feeds = FakeFeeds(replicas)
         self.history = self.feeds.history
         self.tail = FakeTail()
@@ -91,7 +98,7 @@ class FeedTests(SynchronousTestCase):
         cursor = after or Cursor("now", 10)
         source = SubjectSource(self.history, SUBJECT)  # type: ignore[arg-type]
         self.feed = Feed(self.feeds, self.tail, source, self.reader, cursor.sequence)  # type: ignore[arg-type]
-        self.feed.begin(STATE, cursor)
+        self.feed.begin(state, cursor)
 
     def give_page(self, *runs: Run, more: bool = False, suspect: bool = True) -> int:
         """Answer the page that is asked for; returns behind what it was asked for."""
@@ -207,6 +214,38 @@ class FeedTests(SynchronousTestCase):
         self.assertEqual(self.give_page(stored(12, 13)), 11)
         self.feed.tailed([stored(13, 14)])
         self.assertEqual(self.reader.sequences, [11, 12, 13])
+
+    def test_doubts(self) -> None:
+        """A live reader is told what may be missing before it is given what came; a loss told by a page is no news."""
+        self.give_page(stored(11, 12))
+        doubts = Doubts({("a", True): 1010})
+        self.feed.tailed([stored(1001, 1002)], doubts)
+        self.feed.tailed([stored(1002, 1003)], doubts)
+        self.feed.tailed([stored(1003, 1004)], Doubts({("b", True): 2000}))
+        self.assertEqual(self.reader.seen, [b"11", Cursor("now", 1010), b"1001", b"1002", b"1003"])
+
+    def test_doubts_of_a_reader_that_is_not_ready(self) -> None:
+        """Pages tell what a paused reader has missed, and a reader that waits for pages gets them anew."""
+        for paused in (True, False):
+            self.make(appetite=2 if paused else 9)
+            self.give_page(stored(11, 12))
+            self.feed.tailed([stored(12, 13)])
+            if paused:
+                self.feed.tailed([stored(13, 14)])
+            self.feed.tailed([stored(1001, 1002)], Doubts({("a", True): 1000}) if paused else None)
+            self.reader.appetite = 9
+            self.feed.resume()
+            self.assertEqual(self.give_page(stored(1001, 1002)), 12)
+            self.assertEqual(self.reader.sequences, [11, 12, 1001])
+
+    def test_unproven_place(self) -> None:
+        """A cursor that turns out to lie beyond the end is told, and everything is read."""
+        self.make(after=Cursor("now", 1000), state=None)
+        self.assertEqual((self.give_page(), self.history.asked, self.reader.seen), (1000, [], []))
+        self.make(after=Cursor("now", 1001), state=None)
+        self.assertEqual(self.give_page(), 1001)
+        self.assertEqual(self.give_page(stored(1, 3)), 0)
+        self.assertEqual(self.reader.seen, [Cursor("now", 0), b"1", b"2"])
 
     def test_bus_away_while_reading(self) -> None:
         """A page that fails is asked for again once the bus is back."""

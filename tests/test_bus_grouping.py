@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.bus.grouping import Grouper
-from flowgate.bus.names import CAST, LIVE, OUT, topic_subject
+from flowgate.bus.grouping import Grouper, consumed_at, delivered_subject, flag_headers
+from flowgate.bus.names import CAST, LIVE, LOG, OUT, topic_subject
 from flowgate.bus.wire import Message
 from flowgate.topics import Namespace, Topic
 
@@ -67,6 +67,32 @@ class ArrivedTests(SynchronousTestCase):
         self.assertEqual([(run.topic.name, run.qos, *run.payloads) for run in runs], [
             ("a/b", 1, b"1"), ("a/b", 0, b"2"), ("a/b", 0, b"3"), ("c", 0, b"4"), ("a/b", 1, b"5"),
         ])  # fmt: skip
+
+    def test_retain(self) -> None:
+        """The wish for retention parts the runs, of stored and of unacknowledged messages."""
+        retained = "Flowgate-Retain: 1\r\n"
+        runs = Grouper().arrived(
+            [
+                arrived(OUT, b"1", retained + place(8)),
+                arrived(OUT, b"3", "Flowgate-QoS: 2\r\n" + retained + place(9)),
+                arrived(CAST, b"4", retained),
+                arrived(CAST, b"5", retained),
+                arrived(CAST, b"6"),
+                arrived(LIVE, b"7", retained + "Nats-TTL: 60\r\n"),
+            ]
+        )
+        self.assertEqual([(run.qos, run.retain, *run.payloads) for run in runs], [
+            (1, True, b"1"), (2, True, b"3"), (0, True, b"4", b"5"), (0, False, b"6"), (0, True, b"7"),
+        ])  # fmt: skip
+
+    def test_headers(self) -> None:
+        """What a message needs no word about costs it no header; the rest is understood when it comes back."""
+        self.assertEqual(flag_headers(1, None, False), b"")
+        head = flag_headers(2, 60, True)
+        self.assertEqual(head, b"NATS/1.0\r\nFlowgate-QoS: 2\r\nFlowgate-Retain: 1\r\nNats-TTL: 60\r\n\r\n")
+        message = (b"2", topic_subject(LOG, TOPIC), b"$JS.ACK.S.c.1.7.1.1767323045000000000.0", head, b"x")
+        (run,) = Grouper().stored([message], consumed_at, delivered_subject)
+        self.assertEqual((run.qos, run.retain, list(run.sequences)), (2, True, [7]))
 
     def test_full_memory(self) -> None:
         """What is remembered of subjects is bounded, and forgetting harms nothing."""

@@ -167,6 +167,27 @@ class PublisherTests(SynchronousTestCase):
         self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nFlowgate-QoS: 2\r\n\r\n"})
         self.assertEqual([sent.place for sent in self.link.sent], [(1, 0), (2, 2)])
 
+    def test_message_ids(self) -> None:
+        """Each message of a run with ids bears its own, private to the namespace, beside the headers of the run."""
+        ids = [f"id {number}" for number in range(PARCEL_MESSAGES + 2)]
+        self.lane.publish(Run(TOPIC, [b"x"] * len(ids), qos=2, message_ids=ids))
+        heads = [
+            b"NATS/1.0\r\nFlowgate-QoS: 2\r\nNats-Msg-Id: alice.shop%%3Aid%%20%d\r\n\r\n" % n for n in range(len(ids))
+        ]
+        self.assertEqual([sent.headers for sent in self.link.sent], heads)
+        self.assertEqual([commit.place for commit in self.link.commits()], [(PARCEL_MESSAGES, 2), (2, 2)])
+        self.link.confirm()
+        self.lane.publish(Run(TOPIC, [b"x"], qos=1, message_ids=["k"]))
+        (alone,) = self.link.sent
+        self.assertEqual((alone.headers, alone.reply.count(".")), (b"NATS/1.0\r\nNats-Msg-Id: alice.shop:k\r\n\r\n", 2))
+
+    def test_retain(self) -> None:
+        """The wish for retention travels in a header, acknowledged or not."""
+        self.lane.publish(Run(TOPIC, [b"1", b"2"], qos=1, retain=True))
+        self.lane.record(Run(TOPIC, [b"3"], retain=True))
+        self.clock.advance(0)
+        self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nFlowgate-Retain: 1\r\n\r\n"})
+
     def test_stored_runs_are_told_first(self) -> None:
         """Whoever wants to know what was stored learns it in order, before the publisher; duplicates are left out."""
         told: list[object] = []
@@ -188,6 +209,20 @@ class PublisherTests(SynchronousTestCase):
         self.clock.advance(0)
         self.link.answer(self.link.sent[-1], stream="S", seq=6)
         self.assertEqual(len(told), 5)
+
+    def test_retry_of_an_uncertain_run(self) -> None:
+        """The messages of a run that failed are delivered by their retries, though those are duplicates."""
+        told: list[Run] = []
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, told.extend)  # type: ignore[arg-type]
+        lane.open()
+        lost = lane.publish(Run(TOPIC, [b"1", b"2"], qos=2, message_ids=["a", "b"]))
+        self.clock.pump([1] * 7)
+        self.failureResultOf(lost, BusUnavailable)
+        for payload, message_id in ((b"1", "a"), (b"2", "b"), (b"2", "b")):
+            lane.publish_one(TOPIC, payload, 2, message_id)
+            self.clock.advance(0)
+            self.link.answer(self.link.sent[-1], stream="S", seq=5, duplicate=True)
+        self.assertEqual([list(run.payloads) for run in told], [[b"1"], [b"2"]])
 
     def test_retry_of_an_uncertain_message(self) -> None:
         """A message whose acknowledgement never came is delivered by its retry, though that is a duplicate."""

@@ -28,6 +28,7 @@ ROOMS = (
     "sqs.wire",
     # what the rooms ask of each other
     "interfaces",
+    "gate",
     # policy, fan-out, and where they meet the bus
     "auth",
     "metering",
@@ -67,7 +68,7 @@ have no line of their own."""
 PURE = ROOMS[: ROOMS.index("interfaces")]
 """Rooms without Twisted and without a clock."""
 
-ONLY_FROM = {"bus": frozenset(("errors", "topics", "message", "limits", "interfaces"))}
+ONLY_FROM = {"bus": frozenset(("errors", "topics", "message", "limits", "interfaces", "gate"))}
 """Rooms that use fewer of those above them than the order allows."""
 
 HOME = {"asyncio": ("bus", "tap"), "nats": ("bus",)}

@@ -124,7 +124,7 @@ class Weighing:
 
     def close(self) -> None:
         """End the consumer."""
-        self._settle(BusUnavailable())
+        self._rest()
         if self._subscription:
             self._link.unsubscribe(self._subscription)
             self._link.close_inbox(self._token)

@@ -196,6 +196,7 @@ class Feed:
     def _miss(self) -> None:
         """Have pages read instead of what the tail brought."""
         if self._state is not State.STOPPED:
+            self._after = self.cursor.sequence
             self._clear()
             self._missed = True
             if not self._giving:
@@ -205,21 +206,26 @@ class Feed:
         if not runs or self._missed or self._state is State.STOPPED:
             return
         if self._buffer is None:
+            self._after = self.cursor.sequence
+        self._fill(runs)
+        if self._buffer_messages > FEED_MESSAGES or self._buffer_bytes > FEED_BYTES:
+            self._clear()
+            self._missed = True
+
+    def _fill(self, runs: list[Run]) -> None:
+        if self._buffer is None:
             self._buffer = deque()
         for run in runs:
             self._buffer.append(run)
             self._buffer_messages += run.count
             self._buffer_bytes += sum(map(len, run.payloads))
-        if self._buffer_messages > FEED_MESSAGES or self._buffer_bytes > FEED_BYTES:
-            self._clear()
-            self._missed = True
 
     def _clear(self) -> None:
         self._buffer = None
         self._buffer_messages = self._buffer_bytes = 0
 
     def _give(self, run: Run) -> None:
-        part = run.after(self._after)
+        part = run if run.sequences[0] > self._after else run.after(self._after)
         if part is None or self._state is State.STOPPED:
             return
         self._after = part.sequences[-1]

@@ -285,7 +285,8 @@ class FilteredFeed(Feed):
         if self._buffer:
             kept = [run for run in self._buffer if self._filters.since(run.topic.name) is not None]
             self._clear()
-            self._keep(kept)
+            if kept:
+                self._fill(kept)
 
     def stop(self) -> None:
         if self._state is not State.STOPPED:

@@ -110,6 +110,10 @@ class LinkGroups:
         membership.begin()
         return membership
 
+    @property
+    def any(self) -> bool:
+        return bool(self._wants)
+
     def wants(self, topic: Topic) -> bool:
         return self._wants.match(topic)
 

@@ -18,7 +18,7 @@ from collections import deque
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,6 +28,7 @@ from flowgate.bus.link import Link, decode_json
 from flowgate.bus.stream import StreamSettings, ensure_stream
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, InvalidParameter, MessageTooLarge, ProtocolViolation, Refused, StartError
+from flowgate.gate import Gate
 from flowgate.message import Cursor
 
 PUTS_AT_ONCE = 1024
@@ -77,7 +78,7 @@ class Presence:
     def __init__(self, link: Link, settings: StreamSettings) -> None:
         self._link = link
         self._settings = settings
-        self._making = DeferredLock()
+        self._making = Gate()
         self.there = False
 
     async def ensure(self) -> None:
@@ -85,18 +86,18 @@ class Presence:
 
         :raises BusUnavailable: if it cannot be made now.
         """
+        if not self.there:
+            await self._making.run(lambda: Deferred.fromCoroutine(self._make()))
+
+    async def _make(self) -> None:
         if self.there:
-            return
-        await self._making.acquire()
+            return  # somebody before did it
         try:
-            if not self.there:
-                await ensure_stream(self._link, self._settings)
-                self.there = True
+            await ensure_stream(self._link, self._settings)
         except StartError as error:
             self._log.error("retained messages cannot be kept: {error}", error=error)
             raise BusUnavailable(str(error)) from None
-        finally:
-            self._making.release()
+        self.there = True
 
 
 @attrs.define(slots=True, eq=False)

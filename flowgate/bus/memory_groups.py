@@ -57,6 +57,10 @@ class MemoryGroups:
         found.add(membership)
         return found.begun().addCallback(lambda _: membership)
 
+    @property
+    def any(self) -> bool:
+        return any(group.members for group in self._hub.groups.values())
+
     def wants(self, topic: Topic) -> bool:
         return any(
             group.members and namespace == topic.namespace and matches(filter_, topic.name)

@@ -54,7 +54,7 @@ class Question:
 class Overrun:
     """What came, by topic, and what is to be asked."""
 
-    __slots__ = ("_due", "_jumped", "_origin", "_per_topic", "_quota", "_topics")
+    __slots__ = ("_due", "_jumped", "_origin", "_quota", "_topics")
 
     def __init__(self, per_topic: int, place: int) -> None:
         """Begin to count.
@@ -62,7 +62,6 @@ class Overrun:
         :param per_topic: messages that the stream holds of a topic.
         :param place: nothing is missing up to here.
         """
-        self._per_topic = per_topic
         self._quota = max(per_topic // _SHARE, 1)
         self._origin = place  # nothing is missing up to here, on any topic
         self._jumped = place  # behind the newest jump
@@ -112,19 +111,6 @@ class Overrun:
                 count.place, count.messages = count.last, 0
         return asked
 
-    def doubts(self, questions: Sequence[Question], answers: Sequence[tuple[int, int]]) -> Doubts:
-        """What the answers say.
-
-        :param answers: for each question the oldest sequence that the stream holds on the subject, and how many.
-        """
-        return Doubts(
-            {
-                question.key: first - 1
-                for question, (first, messages) in zip(questions, answers, strict=True)
-                if messages >= self._per_topic and first > question.place
-            }
-        )
-
 
 class Doubts:
     """Topics that may have lost messages."""
@@ -134,6 +120,15 @@ class Doubts:
     def __init__(self, whole: Mapping[_Key, int]) -> None:
         """Name topics, each with the place from which on it is whole."""
         self._whole = whole
+
+    @classmethod
+    def of_answers(cls, questions: Sequence[Question], firsts: Sequence[int]) -> Doubts:
+        """What the answers say.
+
+        :param firsts: for each question the oldest sequence on the subject, 0 if the stream could hold more there.
+        """
+        asked = zip(questions, firsts, strict=True)
+        return cls({question.key: first - 1 for question, first in asked if first > question.place})
 
     def of(self, run: Run) -> int:
         """From where on the topic of ``run`` is whole; 0 if it is not in doubt."""

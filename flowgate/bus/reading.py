@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -18,6 +18,7 @@ from flowgate.bus.link import Link, NoResponders, decode_json
 from flowgate.bus.stream import StreamSettings, StreamState, full_subjects, stream_info
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable
+from flowgate.gate import Gate
 from flowgate.message import Run
 
 PAGE_MESSAGES = 1000
@@ -162,7 +163,7 @@ class History:
         self._settings = settings
         self._grouper = grouper
         # However many readers begin at once: the others wait for their turn, not in the server's queues.
-        self._pages = DeferredSemaphore(_PAGES_AT_ONCE)
+        self._pages = Gate(_PAGES_AT_ONCE)
         self._state_wanted: dict[Deferred[StreamState], None] = {}
         self._state_asked = False
 
@@ -178,7 +179,7 @@ class History:
         :returns: a Deferred of the messages, and of how many followed then (it may tell too many, not too few).
         :raises BusUnavailable: through the Deferred.
         """
-        return self._pages.run(self._fetch, subject, after + 1, limit, size)
+        return self._pages.run(lambda: self._fetch(subject, after + 1, limit, size))
 
     def page(self, subject: str, after: int, limit: int = PAGE_MESSAGES) -> Deferred[Page]:
         """Read what lies behind ``after`` on ``subject`` (wildcards allowed).
@@ -199,6 +200,8 @@ class History:
 
     async def _first(self, subject: str) -> int:
         """The oldest sequence on ``subject``; 0 if there is none."""
+        if self._settings.replicas > 1:
+            return await self.following(subject, 0)
         messages, _ = await self._fetch(subject, 1, 1, PAGE_BYTES)
         return fetched_at(messages[0])[0] if messages else 0
 
@@ -246,17 +249,23 @@ class History:
             firsts.update(zip(some, await all_of(asked), strict=True))
         return firsts
 
-    async def oldest(self, subjects: Sequence[str]) -> list[tuple[int, int]]:
-        """The oldest sequence on each subject, and how many messages the stream holds there; 0 and 0 if none.
+    async def firsts_if_full(self, subjects: Sequence[str]) -> list[int]:
+        """The oldest sequence on each subject (without wildcards) that holds all it may; 0 if it does not.
 
         :raises BusUnavailable: if JetStream does not answer.
         """
-        found: list[tuple[int, int]] = []
+        firsts: list[int] = []
         for start in range(0, len(subjects), _LOOKUPS_AT_ONCE):
             some = subjects[start : start + _LOOKUPS_AT_ONCE]
-            for messages, pending in await all_of([self._fetch(subject, 1, 1, 1) for subject in some]):
-                found.append((fetched_at(messages[0])[0], 1 + pending) if messages else (0, 0))
-        return found
+            firsts += await all_of([Deferred.fromCoroutine(self._first_if_full(subject)) for subject in some])
+        return firsts
+
+    async def _first_if_full(self, subject: str) -> int:
+        if self._settings.replicas > 1:  # only the leader is sure to know of now
+            full = await full_subjects(self._link, self._settings, subject)
+            return await self.following(subject, 0) if full else 0
+        messages, pending = await self._fetch(subject, 1, 1, 1)
+        return fetched_at(messages[0])[0] if 1 + pending >= self._settings.per_topic and messages else 0
 
     async def fetch(self, sequences: Sequence[int]) -> dict[int, Run]:
         """See :meth:`IBus.fetch`.

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
@@ -26,6 +26,7 @@ from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, TooMuchAtOn
 from flowgate.bus.stream import StreamSettings
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable
+from flowgate.gate import Gate
 from flowgate.interfaces import IRetained
 from flowgate.message import Cursor, RetainedPage, Run
 from flowgate.topics import Namespace, Topic
@@ -98,7 +99,7 @@ class JetStreamRetained:
         self._history = History(reactor, link, self._settings, self._grouper)
         self._keeper = Keeper(reactor, link, self._settings.name, self._presence)
         # However many readers begin at once: the others wait for their turn, not in the server's queues.
-        self._pages = DeferredSemaphore(_PAGES_AT_ONCE)
+        self._pages = Gate(_PAGES_AT_ONCE)
 
     def put(
         self, topic: Topic, payload: bytes, qos: int, ttl: int | None = None, place: Cursor | None = None
@@ -141,7 +142,7 @@ class JetStreamRetained:
         late = 0
 
         async def read() -> tuple[list[Message], bool]:
-            return await self._pages.run(self._read, subject, after, min(limit, PAGE_MESSAGES))
+            return await self._pages.run(lambda: self._read(subject, after, min(limit, PAGE_MESSAGES)))
 
         while True:
             messages, more = await self._there(read)

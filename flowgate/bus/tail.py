@@ -340,6 +340,8 @@ class Tail(Generic[_F]):
 
     def reopened(self, state: StreamState, remade: bool) -> None:
         """The bus came back: start at the end again, and let every reader find its own way there."""
+        if self._stopped:
+            return
         self._running = False
         self.start(state.last)
         for feed in list(self.feeds):
@@ -416,7 +418,8 @@ class Tail(Generic[_F]):
             self._hand_out(held, NO_DOUBTS)
             self.given = self.last
             return
-        self._asking = asking = Deferred.fromCoroutine(self._context.history.oldest([q.subject for q in questions]))
+        subjects = [question.subject for question in questions]
+        self._asking = asking = Deferred.fromCoroutine(self._context.history.firsts_if_full(subjects))
         asking.addCallbacks(
             self._answered, self._unanswered, callbackArgs=(questions, held, len(held)), errbackArgs=(held, len(held))
         )
@@ -426,8 +429,8 @@ class Tail(Generic[_F]):
         if not isinstance(failure.value, CancelledError):
             self._settle(None, held, count)
 
-    def _answered(self, answers: list[tuple[int, int]], questions: list[Question], held: list[Run], count: int) -> None:
-        self._settle(self._overrun.doubts(questions, answers), held, count)
+    def _answered(self, firsts: list[int], questions: list[Question], held: list[Run], count: int) -> None:
+        self._settle(Doubts.of_answers(questions, firsts), held, count)
 
     def _settle(self, doubts: Doubts | None, held: list[Run], count: int) -> None:
         """Hand out the first ``count`` runs, and ask for the rest."""

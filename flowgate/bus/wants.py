@@ -55,6 +55,9 @@ class FilterCounts:
             if not tree:
                 del self._trees[namespace]
 
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
     def match(self, topic: Topic) -> bool:
         """Whether some filter takes in ``topic``."""
         tree = self._trees.get(topic.namespace)
@@ -78,6 +81,9 @@ class Wants:
         peers.hear("groups-want", self._wanted)
         peers.hear("groups-drop", self._dropped)
         peers.hear("groups-hello", self._asked)
+
+    def __bool__(self) -> bool:
+        return bool(self._filters)
 
     def match(self, topic: Topic) -> bool:
         return self._filters.match(topic)

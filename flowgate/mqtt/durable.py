@@ -6,17 +6,18 @@ has got and what is in flight.  ``session.py`` says what has to be kept before w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.errors import BusUnavailable, Internal, Refused
+from flowgate.gate import Gate
 from flowgate.gateway import Gateway, Interest
 from flowgate.interfaces import IFilteredFeed, IReader, IStore
 from flowgate.message import Cursor, Run
@@ -149,7 +150,7 @@ class Durable:
         self._parts: dict[Namespace, _Part] = {}
         self._cursors: dict[Namespace, Cursor] = {}
         self._forms: dict[Topic, list[tuple[bool, list[tuple[int, int]]]]] = {}
-        self._lock = DeferredLock()
+        self._gate = Gate()
         self._subscriptions = {one.name: one for one in record.subscriptions}
         self._away = False
         self._will = record.will
@@ -197,7 +198,9 @@ class Durable:
             cursor = part.cursor()
             if cursor is not None:
                 self._cursors[namespace] = cursor
-        return SavedState(self._base.uid, self._node, self._now(), self._cursors, self.session.state()).encode()
+        return SavedState(
+            self._base.uid, self._node, self._now(), self._doubted, self._cursors, self.session.state()
+        ).encode()
 
     def _own_state(self, value: bytes) -> bool:
         state = SavedState.decode(value)
@@ -251,8 +254,8 @@ class Durable:
         if saved is not None:
             self._cursors = dict(saved.cursors)
             self.late = self._now() - saved.at > _LATE_SECONDS
-            if not saved.owner:  # it was taken from a node that did not give it up
-                self._doubted = int(self._now() * 1e9)
+            # Of a node that did not give it up nobody knows what it has sent.
+            self._doubted = saved.doubted if saved.owner else int(self._now() * 1e9)
         for namespace in {one.namespace for one in self._subscriptions.values() if one.qos and not one.group}:
             self._parts[namespace] = _Part(self, namespace, self._start_of(namespace))
         if self._parts or restored is not None:
@@ -309,7 +312,8 @@ class Durable:
                     lost += 1
                 else:
                     name, payload = message
-                    self.session.put(name, [payload], qos, [place], retain=place[0].startswith("~"))
+                    dup = qos == 1 and self._doubted > 0
+                    self.session.put(name, [payload], qos, [place], retain=place[0].startswith("~"), dup=dup)
             del restored.waiting[: len(pieces)]
             self._client.pump()
         if lost:
@@ -387,15 +391,7 @@ class Durable:
         :raises BusUnavailable: through the Deferred.
         """
         subscription = Subscription(name, interest.namespace, interest.filter, interest.full, qos, 0, group)
-        return Deferred.fromCoroutine(self._in_turn(self._subscribe(subscription)))
-
-    async def _in_turn(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Do ``work`` behind what was asked for before."""
-        await self._lock.acquire()
-        try:
-            await work
-        finally:
-            self._lock.release()
+        return self._gate.run(lambda: Deferred.fromCoroutine(self._subscribe(subscription)))
 
     async def _subscribe(self, new: Subscription) -> None:
         old = self._subscriptions.get(new.name)
@@ -443,7 +439,8 @@ class Durable:
 
         :returns: a Deferred, fired once that is kept.
         """
-        return Deferred.fromCoroutine(self._in_turn(self._unsubscribe(list(names))))
+        gone = list(names)
+        return self._gate.run(lambda: Deferred.fromCoroutine(self._unsubscribe(gone)))
 
     async def _unsubscribe(self, names: list[str]) -> None:
         gone = [self._subscriptions.pop(name) for name in names if name in self._subscriptions]

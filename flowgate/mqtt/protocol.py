@@ -68,6 +68,9 @@ _RETURN_CODES = {
 }
 """The CONNACK return code for the status of a refusal."""
 
+_CONNECTED, _PUBREL = State.CONNECTED, Type.PUBREL
+"""To look into an enumeration costs as much as to find a route."""
+
 _FORMS = ("mqtt short", "mqtt full")
 """The names, by ``full``, under which a run keeps its QoS 0 packets."""
 
@@ -164,10 +167,10 @@ class MqttProtocol(Protocol):
             try:
                 for packet in found:
                     kind = type(packet)
-                    if kind is not Publish or self._state is not State.CONNECTED:
+                    if kind is not Publish or self._state is not _CONNECTED:
                         check_allowed(self._state, packet)  # PUBLISH while connected, the usual case, always is
                     self._take[kind](self, packet)
-                    if self._state is not State.CONNECTED:
+                    if self._state is not _CONNECTED:
                         break
             except ProtocolViolation as violation:
                 self._refuse(violation)
@@ -191,7 +194,7 @@ class MqttProtocol(Protocol):
     @property
     def taking_part(self) -> bool:
         """Whether the client takes part: CONNECT was accepted, and the end has not come."""
-        return self._state is State.CONNECTED
+        return self._state is _CONNECTED
 
     @property
     def principal(self) -> Principal:
@@ -256,7 +259,7 @@ class MqttProtocol(Protocol):
             self._heard = now  # it is us who do not listen
         if self._closed:
             self.transport.abortConnection()
-        elif self._state is not State.CONNECTED:
+        elif self._state is not _CONNECTED:
             what = "send CONNECT" if self._state is State.CONNECTING else "get its session"
             _log.info("an MQTT client did not {what} in time", what=what)
             self._abort()
@@ -628,7 +631,7 @@ class MqttProtocol(Protocol):
     def _acknowledged(self, packet: Ack) -> None:
         session, durable = self._session, self._durable
         assert session is not None
-        reply = session.released(packet) if packet.type == Type.PUBREL else session.acknowledged(packet)
+        reply = session.released(packet) if packet.type == _PUBREL else session.acknowledged(packet)
         if durable is None:
             if reply:
                 self.send(reply)
@@ -642,7 +645,8 @@ class MqttProtocol(Protocol):
             self._subscriptions.finished(session)
         if durable is not None:
             durable.flow()
-        self._had_room()
+        if self._rooms or self._subscriptions is not None:
+            self._had_room()
 
     def pump(self) -> None:
         """Send deliveries that waited, now that the client has acknowledged or read some."""

@@ -156,6 +156,8 @@ class SavedState:
     :ivar uid: of the record that it belongs to; with another one it is left over from an earlier session.
     :ivar owner: the node that wrote it; empty if it was taken from that node, which did not give it up.
     :ivar at: when that was, in seconds since 1970 UTC.
+    :ivar doubted: what was stored before this time (nanoseconds since 1970 UTC) and is not in ``session`` the client
+        may have been sent at QoS 1.
     :ivar cursors: by namespace: everything up to there was taken, and is in ``session`` if it is not finished.
     :ivar session: what :meth:`~flowgate.mqtt.session.Session.state` gave.
     """
@@ -163,6 +165,7 @@ class SavedState:
     uid: str
     owner: str
     at: float
+    doubted: int
     cursors: Mapping[Namespace, Cursor]
     session: Mapping[str, Any]
 
@@ -172,6 +175,7 @@ class SavedState:
             "uid": self.uid,
             "owner": self.owner,
             "at": self.at,
+            "doubted": self.doubted,
             "cursors": cursors,
             "session": self.session,
         }
@@ -186,7 +190,14 @@ class SavedState:
         try:
             document = orjson.loads(data)
             cursors = {namespace_of(prefix): Cursor.parse(text) for prefix, text in document["cursors"].items()}
-            return cls(document["uid"], document["owner"], document["at"], cursors, document["session"])
+            return cls(
+                document["uid"],
+                document["owner"],
+                document["at"],
+                document["doubted"],
+                cursors,
+                document["session"],
+            )
         except (KeyError, TypeError, AttributeError, Refused) as error:
             raise ValueError(f"no state of an MQTT session: {error!r}") from None
 

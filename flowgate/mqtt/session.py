@@ -86,6 +86,9 @@ class _Step(Enum):
     PUBCOMP = Type.PUBCOMP
 
 
+_STEPS = {step.value: step for step in _Step}
+
+
 @attrs.define(slots=True)
 class _Delivery:
     """A QoS 1 or 2 message on its way to the client; ``size`` is 0 once the client has it (after PUBREC).
@@ -314,7 +317,7 @@ class Session:
 
         :returns: the PUBREL packets to send ([MQTT-4.3.3-1]); call :meth:`pump` for what may follow.
         """
-        step = _Step(packet.type)
+        step = _STEPS[packet.type]
         flying = self._flying
         for packet_id in packet.packet_ids:
             delivery = flying.get(packet_id)

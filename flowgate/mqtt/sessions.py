@@ -233,7 +233,7 @@ class Sessions:
             entry = await self._store.get(STATES, key)
             state = None if entry is None else SavedState.decode(entry.value)
             if state is None or state.uid != record.uid:
-                state = SavedState(record.uid, "", self._now(), {}, Session(1, 0, 0).state())
+                state = SavedState(record.uid, "", self._now(), 0, {}, Session(1, 0, 0).state())
             try:
                 taken = attrs.evolve(state, owner="").encode()
                 await self._store.put(STATES, key, taken, 0 if entry is None else entry.revision)

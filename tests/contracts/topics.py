@@ -682,7 +682,7 @@ class TopicsContract(_Mixin):
         self.assertEqual(reader.seen, numbered(0, 300))
 
     async def test_leading_wildcards(self) -> None:
-        """A leading wildcard passes by topics that begin with ``$`` ([MQTT-4.7.2-1]); a filter with their name does not."""
+        """A leading wildcard passes by ``$``-topics ([MQTT-4.7.2-1]); a filter that names them does not."""
         everything, hidden = Reader(), Reader()
         await self.follow_filters(["#", "+/x"], everything, self.cursor(0))
         await self.follow_filters(["$s/#", "+/x"], hidden, self.cursor(0))

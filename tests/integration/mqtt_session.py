@@ -14,10 +14,10 @@ from typing import Any
 import attrs
 
 from flowgate.mqtt import packets
-from flowgate.mqtt.packets import Ack, Bare, Connack, Connect, Publish, ReturnCode, Suback, Type
+from flowgate.mqtt.packets import Ack, Connack, Connect, Publish, ReturnCode, Suback, Type
 from tests.integration.gateway import PATIENCE
 
-LAG = 50
+_LAG = 50
 """Acknowledgements that are held back while more comes, so that there is something in flight when a process dies."""
 
 _IDLE = 0.005
@@ -67,19 +67,18 @@ class PersistentClient:
     :param window: the most publishes in flight to the server, and the most that the server may have in flight.
     :ivar received: what was delivered to the application, in order; QoS 2 messages once by the client's own rules.
     :ivar resent: by topic and payload, how often a QoS 1 publish was sent again.
-    :ivar connections: how often a connection came about.
+    :ivar connections: how many it has opened so far.
     :ivar abandoned: connections that were left open.
     :ivar deviations: the first things that the server did and the specification forbids.
     """
 
-    def __init__(self, client_id: str, token: str, window: int = 100, lag: int = LAG) -> None:
+    def __init__(self, client_id: str, token: str, window: int = 100) -> None:
         self.client_id = client_id
         self._token = token
         self._window = window
-        self._lag = lag
         self._socket: socket.socket | None = None
         self._decoder = packets.Decoder(1 << 20)
-        self._established = False
+        self._established = self._accepted = False
         self._next_id = 1
         self._outgoing: dict[int, Outgoing] = {}
         self._unacknowledged: dict[int, tuple[str, bytes]] = {}
@@ -109,6 +108,8 @@ class PersistentClient:
         self._forget_connection()
         self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connections += 1
+        self._accepted = False
         password = self._token.encode()
         self._socket.sendall(packets.connect(Connect(self.client_id, False, 0, None, "Bearer", password)))
         answer = self._wait(Connack)
@@ -117,7 +118,6 @@ class PersistentClient:
             raise Unavailable
         if answer.code:
             raise AssertionError(f"{self.client_id}: CONNECT is answered with {answer.code}")
-        self.connections += 1
         # [MQTT-3.2.2-2]; of a first CONNECT whose answer was lost the client cannot know.
         self._deviation("the gateway has lost the session", answer.session_present or not self._established)
         self._established = True
@@ -210,15 +210,14 @@ class PersistentClient:
         self._send(packets.publishes(topic, payloads, qos, ids))
 
     def subscribe(self, *filters: str, qos: int) -> None:
+        """Subscribe, and wait for the answer.
+
+        :raises AssertionError: if not everything is granted as it was asked for.
+        """
         self._send(packets.subscribe(_LAST_ID, [(filter_, qos) for filter_ in filters]))
         codes = self._wait(Suback).codes
         if codes != (qos,) * len(filters):
             raise AssertionError(f"{self.client_id}: SUBSCRIBE is answered with {codes}")
-
-    def ping(self) -> None:
-        """Wait until the server has read all that was sent."""
-        self._send(packets.PINGREQ)
-        self._wait(Bare)
 
     # -- from the server
 
@@ -246,6 +245,8 @@ class PersistentClient:
         if not data:
             raise ConnectionError("the gateway has closed the connection")
         for packet in self._decoder.feed(data):
+            self._accepted = self._accepted or isinstance(packet, Connack)
+            self._deviation(f"{packet} before CONNACK", self._accepted)  # [MQTT-3.2.0-1]
             if isinstance(packet, Publish):
                 name = packet.topic.decode()
                 for packet_id, payload in zip(packet.packet_ids, packet.payloads(), strict=True):
@@ -256,7 +257,7 @@ class PersistentClient:
             else:
                 self._answers.append(packet)
         self._release()
-        if len(self._held) >= self._lag:
+        if len(self._held) >= _LAG:
             self.flush()
         return True
 

@@ -73,6 +73,12 @@ class Client(Program):
 class MosquittoClient(Client):
     connected, subscribed = b"received CONNACK (0)", b"received SUBACK"
 
+    def end(self) -> None:
+        if self.process.poll() is None:
+            # On SIGTERM it disconnects inside the signal handler, where it may wait for a lock that it holds itself.
+            os.killpg(self.process.pid, signal.SIGKILL)
+        super().end()
+
 
 class Kind(ABC):
     """One client library, as a program.
@@ -147,13 +153,18 @@ class MqttClientCase(SynchronousTestCase):
         """Publish, each acknowledged to the end, and disconnect."""
         self.start(kind, "publisher", qos, topic=topic, messages=list(messages), **more).finish()
 
-    def receive(self, kind: Kind, client_id: str, qos: int, count: int, **more: Any) -> list[Message]:
-        """Connect to a session that is present, receive ``count`` messages and disconnect."""
-        program = self.start(kind, client_id, qos, count=count, **more)
+    def receive(
+        self, kind: Kind, client_id: str, qos: int, filters: Sequence[str], messages: Sequence[Message], topic: str
+    ) -> None:
+        """Connect to a session that is present, receive what it has, then what is published now, and disconnect."""
+        now = [(topic, qos, 0, text) for text in numbered("now", 5)]
+        program = self.start(kind, client_id, qos, count=len(messages) + len(now), filters=list(filters))
         self.assertTrue(program.connect(), "the session is present")
-        messages = [program.message() for _ in range(count)]
+        if filters:
+            program.subscribe()  # it may not be gone before that is answered
+        self.publish(kind, topic, qos, [text for *_, text in now])
+        self.assertEqual([program.message() for _ in range(len(messages) + len(now))], [*messages, *now])
         program.finish()
-        return messages
 
 
 def mosquitto() -> Kind:
@@ -179,22 +190,20 @@ class PersistentSessionTests(MqttClientCase):
             program = self.start(kind, f"client {qos}", qos, filters=filters[qos], count=0)
             program.connect()
             program.finish()
-        texts = numbered("first")
         for qos in (0, 1, 2):
-            self.publish(kind, f"session/{qos}", qos, texts)
+            self.publish(kind, f"session/{qos}", qos, numbered("first"))
         for qos in (1, 2):
-            messages = self.receive(kind, f"client {qos}", qos, COUNT, filters=known[qos])
-            self.assertEqual(messages, [(f"session/{qos}", qos, 0, text) for text in texts])
-
-        for qos in (1, 2):
-            self.publish(kind, f"session/{qos}", qos, numbered("second"))
+            topic = f"session/{qos}"
+            messages = [(topic, qos, 0, text) for text in numbered("first")]
+            self.receive(kind, f"client {qos}", qos, known[qos], messages, topic)
+            self.publish(kind, topic, qos, numbered("second"))
         self.gateway.kill()
         self.gateway.start()
-        texts = [*numbered("second"), *numbered("third", 5)]
         for qos in (1, 2):
-            self.publish(kind, f"session/{qos}", qos, numbered("third", 5))
-            messages = self.receive(kind, f"client {qos}", qos, len(texts), filters=known[qos])
-            self.assertEqual(messages, [(f"session/{qos}", qos, 0, text) for text in texts])
+            topic = f"session/{qos}"
+            self.publish(kind, topic, qos, numbered("third", 5))
+            messages = [(topic, qos, 0, text) for text in [*numbered("second"), *numbered("third", 5)]]
+            self.receive(kind, f"client {qos}", qos, known[qos], messages, topic)
 
         # Nothing came twice: what would have is before these.  At QoS 0, what was published meanwhile may be lost.
         programs = [self.start(kind, f"client {qos}", qos, filters=known[qos], count=-1) for qos in (0, 1, 2)]
@@ -283,7 +292,8 @@ class MoreTests(MqttClientCase):
 
     def subscribe(self, client_id: str, *filters: str, qos: int = 2, **more: Any) -> Client:
         """Subscribe with a clean session; return when the subscription holds."""
-        program = self.start(self.kind, client_id, qos, filters=filters, count=-1, clean=True, **more)
+        options = {"filters": filters, "count": -1, "clean": True, **more}
+        program = self.start(self.kind, client_id, qos, **options)
         program.subscribe()
         return program
 
@@ -338,10 +348,10 @@ class MoreTests(MqttClientCase):
         watcher = self.subscribe("watcher", "will/#")
         for qos in (0, 1, 2):
             will = {"topic": f"will/{qos}", "message": "gone", "qos": qos, "retain": qos == 1}
-            for end in (signal.SIGTERM, signal.SIGKILL):
-                mortal = self.subscribe("mortal", "nothing", will=will)
-                os.killpg(mortal.process.pid, end)
-                mortal.process.wait(PATIENCE)
+            polite = self.subscribe("mortal", "last", will=will, count=1)
+            self.publish(self.kind, "last", 1, ["go"])
+            polite.finish()
+            self.subscribe("mortal", "nothing", will=will).end()
             self.assertEqual(self.messages(watcher, 1), [(f"will/{qos}", qos, 0, "gone")])
         self.assertEqual(self.retained("will/#"), [("will/1", 1, 1, "gone")])
 
@@ -353,8 +363,7 @@ class MoreTests(MqttClientCase):
         self.subscribe("mortal", "nothing", will=will)
         self.gateway.kill()
         self.gateway.start()
-        messages = self.receive(self.kind, "watcher", 1, 1, filters=["will"])
-        self.assertEqual(messages, [("will", 1, 0, "gone")])
+        self.receive(self.kind, "watcher", 1, ["will"], [("will", 1, 0, "gone")], "will")
 
     def test_takeover(self) -> None:
         """A second client with the same id ends the first one's connection, takes its session, and leaves its will."""

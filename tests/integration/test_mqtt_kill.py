@@ -1,4 +1,4 @@
-"""Sessions while processes are killed: QoS 1 loses nothing, QoS 2 delivers exactly once, in order."""
+"""Clients while processes are killed: QoS 1 loses nothing, QoS 2 comes exactly once, in order; wills are published."""
 
 # mypy: disallow-untyped-calls=False
 # (trial has no annotations)
@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Condition, Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.gateway import RunningGateway, read_to_end, until
+from flowgate.mqtt.packets import Will
+from tests.integration.gateway import MqttClient, RunningGateway, read_to_end, until
 from tests.integration.mqtt_session import PersistentClient, Unavailable
 from tests.integration.nats import NatsServer
 
@@ -340,7 +342,7 @@ class KillTests(KillCase):
         self.nothing_left(self.gateway.mqtt)
 
 
-class MoveTests(KillCase):
+class NodesTests(KillCase):
     """Two gateways on one nats-server."""
 
     def setUp(self) -> None:
@@ -389,3 +391,66 @@ class MoveTests(KillCase):
         for node in self.nodes:
             until(lambda node=node: node.request("GET", "/readyz")[0] == 200, "the node is back")  # type: ignore[misc]
         self.nothing_left(self.nodes[0].mqtt)
+
+    def test_takeover(self) -> None:
+        """A client that connects to another node has its session there, and its old connection ends within a second."""
+        one, other = self.nodes
+        client = PersistentClient("moving", self.token)
+        self.addCleanup(client.cut)
+        client.connect(one.mqtt)
+        client.subscribe("t", qos=2)
+        for node in (other, one):
+            client.break_off("left")
+            self.assertRaises(ConnectionError, client.read)
+            began = time.monotonic()
+            self.assertTrue(client.connect(node.mqtt), "the session is present")
+            left = client.abandoned.pop()
+            self.addCleanup(left.close)
+            read_to_end(left)  # [MQTT-3.1.4-2]
+            self.assertLess(time.monotonic() - began, 1.0)
+            client.publish("t", [b"here"], 2)
+            while not client.received:
+                self.assertTrue(client.read())
+            client.settle()
+            self.assertEqual([one.payload for one in client.received], [b"here"])
+            client.received.clear()
+
+    def test_will_of_a_killed_node(self) -> None:
+        """When a node is killed, another one publishes the wills of its clients, once."""
+        one, other = self.nodes
+        will = Will("will", b"gone", 1, True)
+        with other.mqtt_client(self.token, "watcher") as watcher, one.mqtt_client(self.token, "mortal", will=will):
+            watcher.subscribe("will")
+            one.kill_gateway()
+            self.assertEqual(watcher.receive(1), [("will", b"gone", 1)])
+            one.start()
+            watcher.publish("will", b"last", 1)
+            self.assertEqual(watcher.receive(1), [("will", b"last", 1)])
+
+    def test_shared(self) -> None:
+        """Each message reaches one member of a group, on whatever nodes publisher and members are; all get some."""
+        count = 200
+        members: list[MqttClient] = []
+        with ExitStack() as stack:
+            for node in self.nodes:
+                for number in range(2):
+                    members.append(stack.enter_context(node.mqtt_client(self.token, f"{node.mqtt} {number}")))
+                    self.assertEqual(members[-1].subscribe("$share/group/jobs"), (1,))
+            for index, node in enumerate(self.nodes):
+                with node.mqtt_client(self.token) as publisher:
+                    for number in range(count):
+                        publisher.publish("jobs", b"%d %d" % (index, number), 1)
+            seen: list[list[bytes]] = [[] for _ in members]
+
+            def done() -> bool:
+                for member, taken in zip(members, seen, strict=True):
+                    member.flush()
+                    taken += [payload for _, payload, _ in member.messages]
+                    member.messages.clear()
+                return sum(map(len, seen)) >= 2 * count
+
+            until(done, "all jobs are taken")
+        expected = sorted(b"%d %d" % (index, number) for index in range(2) for number in range(count))
+        self.assertEqual(sorted(job for taken in seen for job in taken), expected)
+        for taken in seen:
+            self.assertGreater(len(taken), count // 10)

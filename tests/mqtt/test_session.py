@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
+from collections.abc import Iterable
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,7 +28,7 @@ from flowgate.mqtt.packets import (
     Unsubscribe,
     acks,
 )
-from flowgate.mqtt.session import QueueFull, Session, State, check_allowed
+from flowgate.mqtt.session import MOST_UNRELEASED, Begun, Place, QueueFull, Restored, Session, State, check_allowed
 
 Sent = tuple[str, bytes, int, int]
 """A PUBLISH as the client sees it: topic, payload, QoS, packet identifier."""
@@ -45,8 +48,42 @@ def sent(data: bytes) -> list[Sent]:
     return found
 
 
+def flags(data: bytes) -> list[tuple[bytes, bool, bool]]:
+    """Payload, DUP and RETAIN of the PUBLISH packets in ``data``."""
+    found: list[tuple[bytes, bool, bool]] = []
+    for packet in Decoder(10**6).feed(data):
+        assert isinstance(packet, Publish), packet
+        found += [(payload, packet.dup, packet.retain) for payload in packet.payloads()]
+    return found
+
+
 def numbers(first: int, last: int) -> list[bytes]:
     return [str(number).encode() for number in range(first, last + 1)]
+
+
+def places(first: int, last: int, prefix: str = "alice_shop_") -> list[Place]:
+    return [(prefix, number, False) for number in range(first, last + 1)]
+
+
+def put(session: Session, first: int, last: int, qos: int) -> None:
+    """Have the messages that stand at ``places(first, last)`` wait."""
+    session.put("t", numbers(first, last), qos, places(first, last))
+
+
+def found(some: Iterable[Place]) -> dict[Place, tuple[str, bytes]]:
+    """What is read again at those places."""
+    return {place: ("t", b"%d" % place[1]) for place in some}
+
+
+def restored(state: dict[str, Any], window: int = 3) -> tuple[Session, Restored]:
+    """A session on the next connection, from the state that was kept as JSON."""
+    session = Session(window, 0, 1000)
+    return session, session.restore(json.loads(json.dumps(state)))
+
+
+def again(session: Session, left: Restored) -> bytes:
+    """Send again all that was in flight."""
+    return session.resend([packet_id for packet_id, _ in left.flying], found(place for _, place in left.flying))
 
 
 class AllowedTests(SynchronousTestCase):
@@ -87,6 +124,10 @@ class AllowedTests(SynchronousTestCase):
     def test_connected(self) -> None:
         """[MQTT-3.1.0-2], [MQTT-4.8.0-1]: then no second CONNECT, and nothing that only a server sends."""
         self.check(State.CONNECTED, self.from_client)
+
+    def test_opening(self) -> None:
+        """[MQTT-3.1.4-5]: nothing is taken before CONNECT is answered; what comes earlier has to be read later."""
+        self.check(State.OPENING, ())
 
     def test_closed(self) -> None:
         """[MQTT-3.14.4-2]: behind a DISCONNECT or a fault nothing is taken."""
@@ -274,25 +315,125 @@ class OutboundTests(SynchronousTestCase):
         self.assertEqual(session._size, 10)
 
 
+class PutTests(SynchronousTestCase):
+    """Deliveries that are read from somewhere, and wait until there is room."""
+
+    def test_put_waits(self) -> None:
+        """Nothing is sent before :meth:`pump`, which sends what the window allows, in order."""
+        session = Session(2, 0, 1000)
+        put(session, 1, 3, 1)
+        self.assertEqual((session.in_flight, session.waiting, session._size), (0, 3, 3))
+        self.assertEqual(sent(session.pump(1000)), [("t", b"1", 1, 1), ("t", b"2", 1, 2)])
+        session.acknowledged(Ack(Type.PUBACK, (1, 2)))
+        self.assertEqual(sent(session.pump(1000)), [("t", b"3", 1, 3)])
+
+    def test_pump_at_most(self) -> None:
+        """So many bytes of payload at once, and the message that reaches them; the others stay."""
+        session = Session(10, 0, 1000)
+        session.put("t", [b"12", b"34", b"56"], 1, places(1, 3))
+        self.assertEqual([one[1] for one in sent(session.pump(3))], [b"12", b"34"])
+        self.assertEqual(session.pump(0), b"")
+        self.assertEqual([one[1] for one in sent(session.pump(1))], [b"56"])
+
+    def test_busy(self) -> None:
+        """Whoever reads stops while something waits, the window is closed, or the bytes have reached their bound."""
+        session = Session(2, 0, 10)
+        self.assertFalse(session.busy)
+        put(session, 1, 1, 1)
+        self.assertTrue(session.busy)
+        session.pump(1000)
+        self.assertFalse(session.busy)
+        put(session, 2, 2, 1)
+        session.pump(1000)
+        self.assertTrue(session.busy)
+        session.acknowledged(Ack(Type.PUBACK, (1, 2)))
+        self.assertFalse(session.busy)
+        session.put("t", [b"0" * 10], 2, places(3, 3))
+        session.pump(1000)
+        self.assertTrue(session.busy)
+        session.acknowledged(Ack(Type.PUBREC, (3,)))
+        self.assertFalse(session.busy)
+
+    def test_full(self) -> None:
+        """What waits while the window has room for it does not make a session full, as the window's end does."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 2, 1)
+        self.assertFalse(session.full)
+        put(session, 3, 3, 1)
+        self.assertTrue(session.full)
+
+    def test_retain(self) -> None:
+        """[MQTT-3.3.1-8], [MQTT-3.3.1-9]: what is sent because of a new subscription has RETAIN set, nothing else."""
+        session = Session(10, 0, 1000)
+        session.put("t", [b"1"], 1, places(1, 1), retain=True)
+        session.put("t", [b"2"], 1, places(2, 2))
+        session.put("t", [b"3"], 1, places(3, 3), retain=True)
+        self.assertEqual(flags(session.pump(1000)), [(b"1", False, True), (b"2", False, False), (b"3", False, True)])
+
+    def test_dup(self) -> None:
+        """[MQTT-3.3.1-1]: what the client may have been sent before has DUP set, and nothing else."""
+        session = Session(10, 0, 1000)
+        session.put("t", [b"1"], 1, places(1, 1), dup=True)
+        session.put("t", [b"2"], 1, places(2, 2))
+        self.assertEqual(flags(session.pump(1000)), [(b"1", True, False), (b"2", False, False)])
+
+    def test_finished(self) -> None:
+        """A token is given back once, when the client has the message: at QoS 1 with PUBACK, at QoS 2 with PUBREC."""
+        session = Session(10, 0, 1000)
+        session.put("t", numbers(1, 2), 1, [None, None], tokens=["one", "two"])
+        session.put("t", numbers(3, 3), 2, [None], tokens=["three"])
+        session.pump(1000)
+        self.assertEqual(session.finished, [])
+        session.acknowledged(Ack(Type.PUBACK, (2,)))
+        session.acknowledged(Ack(Type.PUBREC, (3,)))
+        self.assertEqual(session.finished, ["two", "three"])
+        session.finished.clear()
+        session.acknowledged(Ack(Type.PUBACK, (2, 1)))
+        session.acknowledged(Ack(Type.PUBREC, (3,)))
+        session.acknowledged(Ack(Type.PUBCOMP, (3,)))
+        self.assertEqual(session.finished, ["one"])
+
+    def test_unsaved(self) -> None:
+        """[MQTT-4.3.3-1]: a durable QoS 2 delivery is to be kept before it is sent; others need not be."""
+        session = Session(10, 0, 1000)
+        put(session, 1, 1, 1)
+        session.put("t", [b"2"], 2, [None])
+        session.pump(1000)
+        self.assertFalse(session.unsaved)
+        put(session, 3, 3, 2)
+        self.assertFalse(session.unsaved)
+        session.pump(1000)
+        self.assertTrue(session.unsaved)
+        session.state()
+        self.assertFalse(session.unsaved)
+
+
 class InboundTests(SynchronousTestCase):
     """QoS 2 publishes of the client."""
+
+    def fresh(self, session: Session, packet_ids: list[int]) -> list[bool]:
+        return [one.fresh for one in session.begin(packet_ids)]
+
+    def kept(self, session: Session) -> Session:
+        """The session on the next connection."""
+        return restored(session.state())[0]
 
     def test_new_once(self) -> None:
         """[MQTT-4.3.3-2]: a PUBLISH that comes again before its PUBREL is the same message."""
         session = Session(1, 1, 1)
-        self.assertEqual(session.begin([1, 2]), [True, True])
-        self.assertEqual(session.begin([2, 3]), [False, True])
+        self.assertEqual(session.begin([1, 2]), [Begun(1, True, False), Begun(2, True, False)])
+        self.assertEqual(session.begin([2, 3]), [Begun(2, False, False), Begun(3, True, False)])
 
     def test_new_once_in_one_run(self) -> None:
         """Also when both came in one read."""
-        self.assertEqual(Session(1, 1, 1).begin([7, 7, 8]), [True, False, True])
+        self.assertEqual(self.fresh(Session(1, 1, 1), [7, 7, 8]), [True, False, True])
 
     def test_released(self) -> None:
         """[MQTT-4.3.3-2]: PUBREL is answered by PUBCOMP; after it the identifier stands for a new message."""
         session = Session(1, 1, 1)
         session.begin([5, 6])
         self.assertEqual(session.released(Ack(Type.PUBREL, (6, 5))), acks(Type.PUBCOMP, (6, 5)))
-        self.assertEqual(session.begin([5, 6]), [True, True])
+        self.assertEqual(session.begin([5, 6]), [Begun(3, True, False), Begun(4, True, False)])
 
     def test_unknown_release(self) -> None:
         """[MQTT-4.3.3-2]: a PUBREL for an identifier that is not known is answered too."""
@@ -303,9 +444,253 @@ class InboundTests(SynchronousTestCase):
         """2.3.1: the client's identifiers and ours are apart: neither direction touches the other."""
         session = Session(2, 1, 10)
         session.deliver("t", [b"a"], 2)
-        self.assertEqual(session.begin([1]), [True])
+        self.assertEqual(self.fresh(session, [1]), [True])
         session.released(Ack(Type.PUBREL, (1,)))
         self.assertEqual(session.in_flight, 1)
+
+    def test_bound(self) -> None:
+        """A client that leaves too many publishes without PUBREL is at fault; what it has begun it may repeat."""
+        session = Session(1, 1, 1)
+        session.begin(range(1, MOST_UNRELEASED + 1))
+        with self.assertRaises(ProtocolViolation):
+            session.begin([MOST_UNRELEASED + 1])
+        self.assertEqual(self.fresh(session, [1]), [False])
+        session.released(Ack(Type.PUBREL, (1,)))
+        self.assertEqual(self.fresh(session, [MOST_UNRELEASED + 1]), [True])
+
+    def test_kept(self) -> None:
+        """[MQTT-4.3.3-2]: on the next connection too a PUBLISH without PUBREL is the same message, under the same
+        generation, and generations go on."""
+        session = Session(1, 1, 1)
+        session.begin([7, 8])
+        session.stored([7, 8])
+        session.released(Ack(Type.PUBREL, (7,)))
+        session = self.kept(session)
+        self.assertEqual(session.begin([8, 7]), [Begun(2, False, False), Begun(3, True, False)])
+
+    def test_doubtful(self) -> None:
+        """Whether the bus has what was begun on an earlier connection is asked once, unless it is known."""
+        session = Session(1, 1, 1)
+        session.begin([7, 8])
+        session.stored([8, 9])
+        session = self.kept(session)
+        self.assertEqual(session.begin([7, 8]), [Begun(1, False, True), Begun(2, False, False)])
+        self.assertEqual(session.begin([7]), [Begun(1, False, False)])
+
+    def test_doubtful_until_stored(self) -> None:
+        """What is being found out when the connection ends is doubtful on the next one again; what is known is not."""
+        session = Session(1, 1, 1)
+        session.begin([7])
+        session = self.kept(session)
+        session.begin([7])
+        session = self.kept(session)
+        self.assertEqual(session.begin([7]), [Begun(1, False, True)])
+        session.stored([7])
+        self.assertEqual(self.kept(session).begin([7]), [Begun(1, False, False)])
+
+    def test_refused(self) -> None:
+        """What the bus has certainly not taken is new if it is repeated, under another generation."""
+        session = Session(1, 1, 1)
+        session.begin([7])
+        session.refused([7, 8], True)
+        self.assertEqual(session.begin([7]), [Begun(2, True, False)])
+
+    def test_refused_in_doubt(self) -> None:
+        """What the bus may have taken stays the same message, and is asked for again."""
+        session = Session(1, 1, 1)
+        session.begin([7])
+        session.refused([7], False)
+        self.assertEqual(session.begin([7]), [Begun(1, False, True)])
+
+    def test_refused_later(self) -> None:
+        """A refusal says nothing about what an earlier connection has sent to the bus."""
+        session = Session(1, 1, 1)
+        session.begin([7])
+        session = self.kept(session)
+        session.begin([7])
+        session.refused([7], True)
+        self.assertEqual(session.begin([7]), [Begun(1, False, True)])
+
+    def test_stored_is_not_refused(self) -> None:
+        """What the bus has stays known until it is released, whatever becomes of other packets."""
+        session = Session(1, 1, 1)
+        session.begin([7])
+        session.stored([7])
+        for certain in (True, False):
+            session.refused([7], certain)
+            self.assertEqual(session.begin([7]), [Begun(1, False, False)])
+
+
+class StateTests(SynchronousTestCase):
+    """What is kept between connections, and what is sent again."""
+
+    def test_empty(self) -> None:
+        """A session in which everything is acknowledged and released keeps nothing but where its numbers are."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 2, 2)
+        session.pump(1000)
+        session.begin([9])
+        session.acknowledged(Ack(Type.PUBREC, (1, 2)))
+        session.acknowledged(Ack(Type.PUBCOMP, (1, 2)))
+        session.released(Ack(Type.PUBREL, (9,)))
+        self.assertEqual(session.state(), {"next_id": 3, "generation": 1, "inbound": [], "flying": [], "waiting": []})
+
+    def test_publishes_again(self) -> None:
+        """[MQTT-4.4.0-1], [MQTT-3.3.1-1]: PUBLISH packets without PUBACK or PUBREC are sent again, under their
+        identifiers, with DUP; [MQTT-4.6.0-1]: in their order."""
+        session = Session(4, 0, 1000)
+        session._next_id = 65534
+        put(session, 1, 2, 2)
+        put(session, 3, 4, 1)
+        session.pump(1000)
+        session, left = restored(session.state())
+        packets_again = list(Decoder(1000).feed(again(session, left)))
+        seen = []
+        for packet in packets_again:
+            assert isinstance(packet, Publish)
+            self.assertTrue(packet.dup)
+            seen += [(packet.qos, packet_id) for packet_id in packet.packet_ids]
+        self.assertEqual(seen, [(2, 65534), (2, 65535), (1, 1), (1, 2)])
+
+    def test_order_of_restored_ones(self) -> None:
+        """[MQTT-4.6.0-1]: the order is the first sending's, on a third connection too, and before what waited."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 5, 1)
+        session.pump(1000)
+        session.acknowledged(Ack(Type.PUBACK, (1,)))
+        for _ in range(2):
+            session, left = restored(session.state())
+            self.assertEqual([one[0] for one in flags(again(session, left))], [b"2", b"3"])
+            self.assertEqual([place[1] for _, place in left.waiting], [4, 5])
+
+    def test_pubrel_again(self) -> None:
+        """[MQTT-4.4.0-1]: after PUBREC it is PUBREL that is sent again, in the order of the deliveries."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 3, 2)
+        session.pump(1000)
+        session.acknowledged(Ack(Type.PUBREC, (1, 3)))
+        session, left = restored(session.state())
+        data = again(session, left)
+        self.assertEqual(
+            data,
+            acks(Type.PUBREL, [1]) + packets.publishes("t", [b"2"], 2, [2], dup=True) + acks(Type.PUBREL, [3]),
+        )
+
+    def test_acknowledged_before_resent(self) -> None:
+        """[MQTT-4.3.3-1]: what the client acknowledges before it is sent again is not sent any more."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 1, 1)
+        put(session, 2, 3, 2)
+        session.pump(1000)
+        session, left = restored(session.state())
+        session.acknowledged(Ack(Type.PUBACK, (1,)))
+        session.acknowledged(Ack(Type.PUBREC, (2, 3)))
+        session.acknowledged(Ack(Type.PUBCOMP, (3,)))
+        self.assertEqual(again(session, left), acks(Type.PUBREL, [2]))
+        self.assertEqual((session.in_flight, session._size), (1, 0))
+
+    def test_numbers_go_on(self) -> None:
+        """2.3.1: identifiers go on where they were, so that one that was used last is used again last."""
+        session = Session(1, 0, 1000)
+        put(session, 1, 1, 1)
+        session.pump(1000)
+        session.acknowledged(Ack(Type.PUBACK, (1,)))
+        session, _ = restored(session.state())
+        put(session, 2, 2, 1)
+        self.assertEqual(sent(session.pump(1000)), [("t", b"2", 1, 2)])
+
+    def test_identifiers_stay_in_use(self) -> None:
+        """[MQTT-2.3.1-4]: identifiers of an earlier connection are in use, also those that wait for PUBCOMP."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 2, 2)
+        session.pump(1000)
+        session.acknowledged(Ack(Type.PUBREC, (1,)))
+        state = session.state()
+        state["next_id"] = 1
+        session, _ = restored(state)
+        put(session, 3, 3, 1)
+        self.assertEqual(sent(session.pump(1000)), [("t", b"3", 1, 3)])
+
+    def test_window_of_restored_ones(self) -> None:
+        """What was in flight counts against the window before it is sent again, and against the bytes after."""
+        session = Session(2, 0, 1000)
+        put(session, 1, 2, 1)
+        session.pump(1000)
+        session, left = restored(session.state(), window=2)
+        self.assertTrue(session.busy)
+        self.assertEqual(session._size, 0)
+        put(session, 3, 3, 1)
+        self.assertEqual(session.pump(1000), b"")
+        again(session, left)
+        self.assertEqual(session._size, 3)
+        session.acknowledged(Ack(Type.PUBACK, (1, 2)))
+        self.assertEqual(session._size, 1)
+
+    def test_narrower_window(self) -> None:
+        """More may be in flight from earlier than the window allows now: nothing is added until there is room."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 3, 1)
+        session.pump(1000)
+        session, left = restored(session.state(), window=1)
+        self.assertEqual(len(flags(again(session, left))), 3)
+        put(session, 4, 4, 1)
+        session.acknowledged(Ack(Type.PUBACK, (1, 2)))
+        self.assertEqual(session.pump(1000), b"")
+        session.acknowledged(Ack(Type.PUBACK, (3,)))
+        self.assertEqual([one[1] for one in sent(session.pump(1000))], [b"4"])
+
+    def test_waiting_is_kept(self) -> None:
+        """[MQTT-3.1.2-5]: what waited is a part of the state until it waits again, whenever the connection ends."""
+        session = Session(2, 0, 1000)
+        put(session, 1, 5, 1)
+        session.pump(1000)
+        session, left = restored(session.state(), window=2)
+        first = session.state()["waiting"]
+        self.assertEqual([sequence for _, _, sequence, _ in first], [3, 4, 5])
+        put(session, 3, 4, 1)
+        del left.waiting[:2]
+        self.assertEqual(session.state()["waiting"], first)
+        session, left = restored(session.state(), window=2)
+        self.assertEqual([place for _, place in left.waiting], places(3, 5))
+
+    def test_gone_at_qos_1(self) -> None:
+        """A QoS 1 delivery that history has let go is given up, and its identifier is free."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 2, 1)
+        session.pump(1000)
+        session, _ = restored(session.state())
+        self.assertEqual(flags(session.resend([1, 2], found(places(2, 2)))), [(b"2", True, False)])
+        self.assertEqual((session.in_flight, session._size), (1, 1))
+
+    def test_gone_at_qos_2(self) -> None:
+        """[MQTT-4.3.3-1]: at QoS 2 the client may have it: its identifier is released before it means another one."""
+        session = Session(3, 0, 1000)
+        put(session, 1, 1, 2)
+        session.pump(1000)
+        session, left = restored(session.state())
+        self.assertEqual(session.resend([1], {}), acks(Type.PUBREL, [1]))
+        self.assertEqual(session.in_flight, 1)
+        session, left = restored(session.state())
+        self.assertEqual(again(session, left), acks(Type.PUBREL, [1]))
+        session.acknowledged(Ack(Type.PUBCOMP, (1,)))
+        self.assertEqual(session.in_flight, 0)
+
+    def test_retained_again(self) -> None:
+        """[MQTT-3.3.1-8]: a retained message is sent again as one."""
+        session = Session(1, 0, 1000)
+        session.put("t", numbers(1, 2), 1, places(1, 2, "~alice_shop_"), retain=True)
+        session.pump(1000)
+        session, left = restored(session.state())
+        self.assertEqual(left.waiting, [(1, ("~alice_shop_", 2, False))])
+        self.assertEqual(flags(again(session, left)), [(b"1", True, True)])
+
+    def test_without_place(self) -> None:
+        """What cannot be read again (a group's message, which goes to another member) is not kept."""
+        session = Session(1, 0, 1000)
+        session.put("t", numbers(1, 2), 1, [None, None], tokens=[1, 2])
+        session.pump(1000)
+        state = session.state()
+        self.assertEqual((state["flying"], state["waiting"]), ([], []))
 
 
 class OutboundMachine(RuleBasedStateMachine):
