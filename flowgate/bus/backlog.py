@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from flowgate.bus import wire
-from flowgate.bus.grouping import consumed_at
+from flowgate.bus.grouping import consumed_sequence
 from flowgate.bus.link import Link, decode_json
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable
@@ -39,7 +39,7 @@ class Weighing:
         self._subscription = b""
         self._batch: Deferred[bool] | None = None
         self._timer: IDelayedCall | None = None
-        self._sizes: list[tuple[int, int]] = []
+        self._sizes: list[tuple[Message, int]] = []
 
     async def count(self, after: int) -> int:
         """How many messages lie behind ``after``.
@@ -64,8 +64,8 @@ class Weighing:
             raise BusUnavailable(f"the stream cannot be read: {answer['error'].get('description')}")
         return int(answer["num_pending"])
 
-    async def sizes(self) -> list[tuple[int, int]]:
-        """The next sequences with the sizes of their payloads; nothing if there are no more.
+    async def sizes(self) -> list[tuple[Message, int]]:
+        """The next messages, without their payloads, and the sizes of these; nothing if there are no more.
 
         :raises BusUnavailable: if there is no answer in time, or the connection is lost.
         """
@@ -111,8 +111,7 @@ class Weighing:
         for message in messages:
             status = wire.status(message[3])
             if not status:
-                sequence, _ = consumed_at(message)
-                self._sizes.append((sequence, int(wire.header(message[3], b"Nats-Msg-Size") or 0)))
+                self._sizes.append((message, int(wire.header(message[3], b"Nats-Msg-Size") or 0)))
             elif status in (404, 408):  # no more
                 self._settle(None)
                 return
@@ -147,21 +146,20 @@ async def excess(weighing: Weighing, after: int, messages: int, size: int, large
         count = await weighing.count(after)
         if count <= messages and count * largest <= size:
             return after, 0
-        waiting: deque[int] = deque()  # sizes of the newest that fit
-        places: deque[int] = deque()
+        waiting: deque[tuple[Message, int]] = deque()  # the newest that fit
         held = dropped = seen = 0
         while seen < count:  # what comes meanwhile does not wait yet
             sizes = await weighing.sizes()
             if not sizes:
                 break
             seen += len(sizes)
-            for sequence, one in sizes:
-                places.append(sequence)
+            for one in sizes:
                 waiting.append(one)
-                held += one
+                held += one[1]
                 while len(waiting) > messages or held > size:
-                    held -= waiting.popleft()
-                    after = places.popleft()
+                    message, weight = waiting.popleft()
+                    held -= weight
+                    after = consumed_sequence(message)
                     dropped += 1
         return after, dropped
     finally:

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from flowgate.bus.feed import Feed, State
-from flowgate.bus.grouping import fetched_at
+from flowgate.bus.grouping import fetched_sequence
 from flowgate.bus.names import LOG, filter_subject, subject_topic
 from flowgate.bus.overrun import Doubts
 from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, Look, Losses, Page, all_of
@@ -174,7 +174,7 @@ class FilteredSource:
             asked = [self._history.messages(subject, after, limit, PAGE_BYTES // at_once) for subject in some]
             ends: dict[str, int] = {}  # of what seems to have been read whole
             for subject, (messages, pending) in zip(some, await all_of(asked), strict=True):
-                sequences = [fetched_at(message)[0] for message in messages]
+                sequences = [fetched_sequence(message) for message in messages]
                 found.update(zip(sequences, messages, strict=True))
                 if pending and sequences:
                     frontier = min(frontier, sequences[-1])

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import overload
 
 from flowgate.bus.names import CAST, LOG, OUT, subject_topic
-from flowgate.bus.wire import Message, header, headers, stored_at
+from flowgate.bus.wire import Message, header, headers, stored_at, stored_sequence
 from flowgate.errors import ProtocolViolation
 from flowgate.message import Run
 from flowgate.topics import Topic
@@ -86,6 +86,36 @@ class _Numbers(Sequence[int]):
         return iter(self._places.read(self._which))
 
 
+class _LateTimes(Sequence[int]):
+    """The times of some messages; read when somebody asks, since most subscribers do not."""
+
+    __slots__ = ("_place", "_times", "messages")
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._times: list[int] | None = None
+        self.messages: list[Message] = []
+
+    def _read(self) -> list[int]:
+        if self._times is None:
+            self._times = [self._place(message)[1] for message in self.messages]
+            self.messages.clear()
+        return self._times
+
+    def __len__(self) -> int:
+        return len(self.messages if self._times is None else self._times)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self._read()[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._read())
+
+
 class Grouper:
     """Makes runs of messages; remembers what subjects stand for.
 
@@ -151,22 +181,22 @@ class Grouper:
         last_flags = _PLAIN
         payloads: list[bytes] = []
         sequences: list[int] = []
-        times: list[int] = []
+        sequence_of = _SEQUENCES[place]
+        times = _LateTimes(place)
         for message in messages:
             subject = subject_of(message)
             head = message[3]
             flags = _flags(head) if head else _PLAIN
-            sequence, time = place(message)
             if subject != last or flags != last_flags:
                 last, last_flags = subject, flags
-                payloads, sequences, times = [], [], []
+                payloads, sequences, times = [], [], _LateTimes(place)
                 root, topic = self.known_as(subject)
                 qos = flags[0] if root == LOG else 0
                 run = Run(topic, payloads, qos=qos, recorded=True, sequences=sequences, times=times, retain=flags[1])
                 runs.append(run)
             payloads.append(message[4])
-            sequences.append(sequence)
-            times.append(time)
+            sequences.append(sequence_of(message))
+            times.messages.append(message)
         for run in runs:
             run.count = len(run.payloads)
         return runs
@@ -211,3 +241,19 @@ def fetched_subject(message: Message) -> bytes:
 def delivered_subject(message: Message) -> bytes:
     """Subject of a message that a consumer delivered."""
     return message[1]
+
+
+def fetched_sequence(message: Message) -> int:
+    """Sequence of a message from a direct get."""
+    return stored_sequence(message[3])
+
+
+def consumed_sequence(message: Message) -> int:
+    """Sequence of a message that a consumer delivered."""
+    try:
+        return int(_acknowledgement(message)[0])
+    except (ValueError, IndexError):
+        raise ProtocolViolation("a consumer delivered a message without its place") from None
+
+
+_SEQUENCES: dict[Place, Callable[[Message], int]] = {fetched_at: fetched_sequence, consumed_at: consumed_sequence}

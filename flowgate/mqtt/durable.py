@@ -147,6 +147,8 @@ class Durable:
         self.late = False
         self._doubted = 0  # what was stored before this time, in nanoseconds since 1970 UTC, may have been sent
         self._holding = 0
+        self._resent = True
+        self._behind: list[Callable[[], None]] = []
         self._parts: dict[Namespace, _Part] = {}
         self._cursors: dict[Namespace, Cursor] = {}
         self._forms: dict[Topic, list[tuple[bool, list[tuple[int, int]]]]] = {}
@@ -258,11 +260,19 @@ class Durable:
             self._doubted = saved.doubted if saved.owner else int(self._now() * 1e9)
         for namespace in {one.namespace for one in self._subscriptions.values() if one.qos and not one.group}:
             self._parts[namespace] = _Part(self, namespace, self._start_of(namespace))
+        self._resent = restored is None
         if self._parts or restored is not None:
             self._run(self._begin(restored))
 
     def _run(self, work: Deferred[None]) -> None:
         work.addErrback(self._failed)
+
+    def behind_the_old(self, then: Callable[[], None]) -> None:
+        """Have ``then`` called once all that was in flight on the last connection was sent again."""
+        if self._resent:
+            then()
+        else:
+            self._behind.append(then)
 
     def _failed(self, failure: Failure) -> None:
         reason = failure.value
@@ -288,6 +298,10 @@ class Durable:
             self._subscriptions = {name: attrs.evolve(one, since=0) for name, one in self._subscriptions.items()}
         if restored is not None:
             await self._resend(restored)
+        self._resent = True
+        behind, self._behind = self._behind, []
+        for then in behind:
+            then()
         for part in list(self._parts.values()):
             await self._follow(part)
 

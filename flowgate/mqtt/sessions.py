@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flowgate.errors import BusUnavailable, Conflict, NotFound, Refused, TooManyConnections
+from flowgate.gate import Gate
 from flowgate.gateway import Gateway
 from flowgate.interfaces import IPeers, IStore
 from flowgate.message import Entry
@@ -36,6 +37,8 @@ EXPIRY_SECONDS = 60.0
 """How often sessions are looked for that were left alone for too long."""
 _RETRY_SECONDS = 1.0
 _TAKEOVER_SECONDS = 5.0
+_BURIED_AT_ONCE = 64
+"""Clients of a dead node that are looked after at once."""
 _EXPECTED = (BusUnavailable, CancelledError, Conflict)
 """Why work that nobody waits for may fail without a fault: it is done again, or another node does it."""
 _ATTEMPTS = 5
@@ -203,10 +206,15 @@ class Sessions:
     async def _bury(self, owner: str) -> None:
         keys = [key for key, known in self._known.items() if known.owner == owner]
         _log.info("node {owner} is gone; it had {count} MQTT clients", owner=owner, count=len(keys))
-        for key in keys:
-            entry = await self._store.get(RECORDS, key)
-            if entry is None:
-                continue
+        gate = Gate(_BURIED_AT_ONCE)
+        buried = [gate.run(lambda key=key: Deferred.fromCoroutine(self._bury_one(key, owner))) for key in keys]  # type: ignore[misc]
+        for _, outcome in await DeferredList(buried, consumeErrors=True):
+            if isinstance(outcome, Failure):
+                outcome.raiseException()
+
+    async def _bury_one(self, key: str, owner: str) -> None:
+        entry = await self._store.get(RECORDS, key)
+        if entry is not None:
             record = Record.decode(entry.value)
             if record.owner == owner:
                 await self._let_go(key, record, entry.revision)

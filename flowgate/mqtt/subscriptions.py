@@ -230,7 +230,9 @@ class Subscriptions:
         def holds() -> None:
             if self.client.taking_part:
                 self.client.send(reply)
-                if granted:
+                if granted and durable is not None:
+                    durable.behind_the_old(lambda: self._send_retained(granted))
+                elif granted:
                     self._send_retained(granted)
                 self._gateway.turn.flush()
 
@@ -355,6 +357,8 @@ class Subscriptions:
     def _send_retained(self, granted: list[tuple[str, Interest, int]]) -> None:
         """Send what is retained on new subscriptions ([MQTT-3.3.1-6])."""
         for name, interest, qos in granted:
+            if not self.client.taking_part or self._interests.get(name) is not interest:
+                continue  # it was given up meanwhile
             old = self._retained.get(name)
             if old is not None:
                 old.stop()

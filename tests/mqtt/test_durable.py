@@ -388,6 +388,20 @@ class RedeliveryTests(DurableTests):
         self.cluster.clock.pump([1, 1, 0, 0])
         self.assertEqual(self.again(True), [])
 
+    def test_before_the_retained(self) -> None:
+        """[MQTT-4.6.0-1]: what is owed comes before the retained messages of a SUBSCRIBE that is sent at once."""
+        peer = self.subscribed(("open/a", 1))
+        self.publish(b"1")
+        self.deliveries(peer.packets())
+        self.lose(peer)
+        publisher = self.node.peer("publisher")
+        publisher.send(packets.publishes("open/a", [b"2"], retain=True))
+        self.settle()
+        peer = Peer(self.node.factory).connect("d", clean_session=False)
+        peer.send(packets.subscribe(1, [("open/a", 1)]))
+        self.settle()
+        self.assertEqual([(one[0], one[3]) for one in self.deliveries(peer.packets())], [(b"1", True), (b"2", False)])
+
     def test_after_unsubscribe(self) -> None:
         """[MQTT-3.10.4-3]: what is in flight when its filter goes is still delivered to the end."""
         peer = self.subscribed(("open/a", 2))
