@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from flowgate.bus import wire
-from flowgate.bus.grouping import Grouper, delivered_subject, fetched_at, fetched_subject
+from flowgate.bus.grouping import Grouper, fetched_at, fetched_subject
 from flowgate.bus.link import Link, NoResponders, decode_json
 from flowgate.bus.stream import StreamSettings, StreamState, full_subjects, stream_info
 from flowgate.bus.wire import Message
@@ -295,11 +295,10 @@ class History:
         stored = answer.get("message")
         if stored is None:
             return None
-        place = sequence, wire.nanoseconds(stored["time"].encode())
         head, payload = (base64.b64decode(stored.get(part, "")) for part in ("hdrs", "data"))
-        return self._grouper.stored(
-            [(b"", stored["subject"].encode(), b"", head, payload)], lambda _: place, delivered_subject
-        )[0]
+        place = f"Nats-Subject: {stored['subject']}\r\nNats-Sequence: {sequence}\r\nNats-Time-Stamp: {stored['time']}"
+        head = b"%b%b\r\n\r\n" % (head[:-2] or wire.HEADER_LINE, place.encode())  # as a direct get writes them
+        return self.group([(b"", b"", b"", head, payload)])[0]
 
 
 def _all_of_it(_subject: str) -> int:
