@@ -43,6 +43,15 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
+def quick_ack(sock: socket.socket) -> None:
+    """Have the kernel acknowledge what arrives next at once.
+
+    Else a server that leaves Nagle's algorithm on waits up to 40 ms with its second packet, for an acknowledgement of the
+    first one, where we have nothing to send that would bring it.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 def read_exactly(sock: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from benchmarks import wire
-from benchmarks.connections import PATIENCE, Failed, read_exactly
+from benchmarks.connections import PATIENCE, Failed, quick_ack, read_exactly
 from benchmarks.lanes import Receiver, Sender
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 0x30, 0x40, 0x50, 0x62, 0x70
@@ -104,6 +104,7 @@ class Subscriber(Receiver):
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         while self.units < messages:
+            quick_ack(self.sock)
             if not poll.poll(PATIENCE * 1000):
                 raise Failed(f"{messages:,} messages were due and {self.units:,} arrived")
             self.read()

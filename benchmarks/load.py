@@ -34,6 +34,7 @@ from benchmarks.connections import (
     open_mqtt,
     open_sse,
     open_websocket,
+    quick_ack,
 )
 from benchmarks.flows import Completer, Subscriber, publish_all
 from benchmarks.lanes import Lane, MarkReceiver, Pump, Receiver, Sender
@@ -165,8 +166,7 @@ def retained(server: Server, seconds: float, *, topic: str, messages: int) -> fl
         sock.sendall(wire.mqtt_subscribe(f"{topic}/#"))
         left = due
         while left > 0:
-            # Else a server without TCP_NODELAY may wait for the kernel's delayed acknowledgement of what it sent first.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            quick_ack(sock)
             got = sock.recv_into(_BUFFER)
             if not got:
                 raise Failed("the server closed the connection")
