@@ -46,8 +46,8 @@ def connect(port: int) -> socket.socket:
 def quick_ack(sock: socket.socket) -> None:
     """Have the kernel acknowledge what arrives next at once.
 
-    Else a server that leaves Nagle's algorithm on waits up to 40 ms with its second packet, for an acknowledgement of the
-    first one, where we have nothing to send that would bring it.
+    Else a server that leaves Nagle's algorithm on waits with its second packet, for up to 40 ms, until the first one is
+    acknowledged, where we have nothing to send that would carry that.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 

@@ -317,12 +317,18 @@ class SharedTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_nothing_stays(self) -> None:
-        """The consumer and all that was kept goes with the last reader."""
+        """The consumer and all that was kept goes some seconds after the last reader, if nobody comes meanwhile."""
         feeds = [self.follow(Reader(), "t/#", "+"), self.follow(Reader(), "t/1")]
         tail = self.tail
         self.deliver((11, "t/1"))
         for feed in feeds:
             feed.stop()
+        again = self.follow(Reader(), "t/1")
+        self.assertIs(self.tail, tail)
+        self.clock.advance(5)
+        self.assertTrue(self.feeds._shared)
+        again.stop()
+        self.clock.advance(5)
         self.assertEqual((self.feeds._shared, self.link.handlers, self.clock.getDelayedCalls()), ({}, {}, []))
         self.assertFalse(tail._tree)
 

@@ -34,6 +34,8 @@ from flowgate.topics import FilterTree, Namespace, has_wildcard
 
 _HEARTBEAT_SECONDS = 5
 _RETRY_SECONDS = 1.0
+_LINGER_SECONDS = 5.0
+"""How long the consumer of a namespace is kept without readers."""
 _MOST_ROOTS = 16
 """First levels that a shared tail follows one by one; with more of them it follows all there are."""
 _CACHED_TOPICS = 10_000
@@ -102,6 +104,7 @@ class Feeds:
         for tail in self._every():
             for feed in list(tail.feeds):
                 feed.end(reason)
+            tail.end()
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             deferred.errback(BusUnavailable())
@@ -351,7 +354,12 @@ class Tail(Generic[_F]):
     def remove(self, feed: _F) -> None:
         """Serve a reader no more; without readers, end."""
         self.feeds.pop(feed, None)
-        if not self.feeds and not self._stopped:
+        if not self.feeds:
+            self.end()
+
+    def end(self) -> None:
+        """Follow the stream no more; a second call does nothing."""
+        if not self._stopped:
             self._stopped = True
             self._running = False
             self._rest()
@@ -479,6 +487,24 @@ class SharedTail(Tail[FilteredFeed]):
         self._roots: dict[str, dict[str, str]] = {}  # subjects by first level or _ALL, by kind
         self._tree: FilterTree[FilteredFeed] = FilterTree()
         self._targets: dict[str, tuple[FilteredFeed, ...]] = {}
+        self._lingering: IDelayedCall | None = None
+
+    def remove(self, feed: FilteredFeed) -> None:
+        self.feeds.pop(feed, None)
+        if not self.feeds and not self._stopped and self._lingering is None:
+            # Clients come and go: the next one should find the consumer that it needs.
+            self._lingering = self._context.reactor.callLater(_LINGER_SECONDS, self._unwanted)
+
+    def _unwanted(self) -> None:
+        self._lingering = None
+        if not self.feeds:
+            self.end()
+
+    def end(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        super().end()
 
     async def place(self) -> None:
         """Have :attr:`last` tell a place of now.
