@@ -276,6 +276,7 @@ class LinkTests(SynchronousTestCase):
         reply = transport.value().split()[2]
         self.protocol.dataReceived(b"MSG %b 1 2\r\nok\r\n" % reply)
         self.assertEqual(self.successResultOf(answered)[4], b"ok")
+        self.reactor.advance(1)
         self.assertEqual(len(self.reactor.getDelayedCalls()), 1)  # the next PING
 
     def test_request_with_headers(self) -> None:

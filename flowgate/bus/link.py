@@ -28,6 +28,7 @@ from flowgate.bus.connection import AWAY, Connection, Server
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, ProtocolViolation, StartError
 
+_LOOK_SECONDS = 1.0
 _RANDOM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -136,7 +137,8 @@ class Link:
         self._next_sid = 2
         self._inboxes: dict[bytes, Handler] = {}
         self._losers: dict[str, Callable[[], None]] = {}
-        self._requests: dict[bytes, Deferred[Message]] = {}
+        self._requests: dict[bytes, tuple[Deferred[Message], float]] = {}
+        self._looking: IDelayedCall | None = None
         self._next_token = 0
         self.last_error = ""
 
@@ -173,10 +175,10 @@ class Link:
         :returns: a Deferred of ``None``, fired once nothing is left in the reactor.
         """
         self._wanted = False
-        for call in (self._retry, self._pinging):
+        for call in (self._retry, self._pinging, self._looking):
             if call is not None and call.active():
                 call.cancel()
-        self._retry = self._pinging = None
+        self._retry = self._pinging = self._looking = None
         if self._connector is None:
             return succeed(None)
         if self._stopped is None:
@@ -253,7 +255,10 @@ class Link:
                 listener.link_down()
             # One by one: who learns of one may take back others.
             while self._requests:
-                self._requests.pop(next(iter(self._requests))).errback(BusUnavailable(AWAY))
+                self._requests.pop(next(iter(self._requests)))[0].errback(BusUnavailable(AWAY))
+            if self._looking is not None and not self._requests:
+                self._looking.cancel()
+                self._looking = None
             while self._losers:
                 self._losers.pop(next(iter(self._losers)))()
             if self._wanted:
@@ -370,7 +375,7 @@ class Link:
         """Ask, and wait for one answer.
 
         :param head: a block of headers, or nothing.
-        :param timeout: seconds.
+        :param timeout: seconds; kept up to one second late.
         :raises NoResponders: through the Deferred, if nobody listens on ``subject``.
         :raises BusUnavailable: through the Deferred, if the link is or gets lost, or there is no answer in time.
         """
@@ -380,25 +385,25 @@ class Link:
         if self._standing is None:
             answered.errback(BusUnavailable(AWAY))
             return answered
-        self._requests[key] = answered
-        timer = self.reactor.callLater(timeout, self._request_timed_out, key)
-
-        def settle(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            return result
-
-        answered.addBoth(settle)
+        self._requests[key] = answered, self.reactor.seconds() + timeout
+        if self._looking is None:
+            self._looking = self.reactor.callLater(_LOOK_SECONDS, self._look)
         self._standing.write(wire.publish(subject.encode(), payload, f"{self.inbox}.{token}".encode(), head))
         return answered
 
     def _forget(self, key: bytes) -> None:
         self._requests.pop(key, None)
 
-    def _request_timed_out(self, key: bytes) -> None:
-        waiting = self._requests.pop(key, None)
-        if waiting is not None:
-            waiting.errback(BusUnavailable("the message bus does not answer in time"))
+    def _look(self) -> None:
+        """End the requests that have waited for too long: one timer for all, since each costs as much as a request."""
+        self._looking = None
+        now = self.reactor.seconds()
+        for key in [key for key, (_, deadline) in self._requests.items() if deadline <= now]:
+            waiting = self._requests.pop(key, None)
+            if waiting is not None:
+                waiting[0].errback(BusUnavailable("the message bus does not answer in time"))
+        if self._requests and self._looking is None:
+            self._looking = self.reactor.callLater(_LOOK_SECONDS, self._look)
 
     def messages_received(self, messages: list[Message]) -> None:
         """Give what one read brought to the handlers, one call each."""
@@ -441,9 +446,9 @@ class Link:
             waiting = self._requests.pop(token, None)
             if waiting is not None:
                 if wire.status(bucket[0][3]) == 503:
-                    waiting.errback(NoResponders("JetStream is not available on the NATS server"))
+                    waiting[0].errback(NoResponders("JetStream is not available on the NATS server"))
                 else:
-                    waiting.callback(bucket[0])
+                    waiting[0].callback(bucket[0])
                 continue
             handler = self._inboxes.get(token)
             if handler is not None:
