@@ -208,10 +208,13 @@ class Durable:
         state = SavedState.decode(value)
         return state.uid == self._base.uid and state.owner == self._node
 
-    def _taken(self) -> None:
-        """Another node has written: the client is there now."""
+    def _taken(self, reason: Refused | None) -> None:
+        """Another node has written, so the client is there now; or what is to be kept cannot be, for a reason."""
         self.abandon()
-        self._client.taken()
+        if reason is None:
+            self._client.taken()
+        else:
+            self._client.lost(reason)
 
     def lost(self, reason: Refused) -> None:
         if not self._closed:

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flowgate.errors import BusUnavailable, Conflict
+from flowgate.errors import BusUnavailable, Conflict, Internal, Refused
 from flowgate.interfaces import IStore
 from flowgate.message import Entry
 from flowgate.subscriber import Turn
@@ -26,8 +26,8 @@ class Kept:
 
     What changes during one write goes together into the next, so a busy owner costs no more than a quiet one.  Every
     write names the revision before it.  If somebody else has written meanwhile, the value is theirs: ``lost`` is
-    called, once, and nothing more is written.  While the bus is away the write is tried again; a write whose fate is
-    unknown is recognized by ``mine``.
+    called, once, with ``None``, and nothing more is written; with a reason if the store does not take the value.  While
+    the bus is away the write is tried again; a write whose fate is unknown is recognized by ``mine``.
 
     :ivar revision: of what is stored, as far as it is known; 0 if nothing is.
     """
@@ -59,7 +59,7 @@ class Kept:
         revision: int,
         encode: Callable[[], bytes],
         mine: Callable[[bytes], bool],
-        lost: Callable[[], None],
+        lost: Callable[[Refused | None], None],
         turn: Turn,
         clock: IReactorTime,
     ) -> None:
@@ -75,7 +75,7 @@ class Kept:
         self._key = key
         self._encode = encode
         self._mine = mine
-        self._lost: Callable[[], None] | None = lost
+        self._lost: Callable[[Refused | None], None] | None = lost
         self._turn = turn
         self._clock = clock
         self._waiting: list[Callable[[], None]] = []
@@ -123,7 +123,13 @@ class Kept:
         self._wanted = False
         waiting, self._waiting = self._waiting, []
         self._writing = True
-        written = self._store.put(self._bucket, self._key, self._encode(), self.revision)
+        try:
+            value = self._encode()
+        except Exception:
+            _log.failure("what is kept of {bucket} {key} cannot be told", bucket=self._bucket, key=self._key)
+            self._give_up(Internal())
+            return
+        written = self._store.put(self._bucket, self._key, value, self.revision)
         written.addCallbacks(self._written, self._not_written, callbackArgs=(waiting,), errbackArgs=(waiting,))
         written.addErrback(self._broken)
 
@@ -152,15 +158,19 @@ class Kept:
             return self._store.get(self._bucket, self._key).addCallbacks(
                 self._compare, self._not_written, callbackArgs=(waiting,), errbackArgs=(waiting,)
             )
-        self._give_up()
-        return failure  # type: ignore[return-value]
+        reason = failure.value
+        if not isinstance(reason, Refused) or reason.status == Internal.status:
+            _log.failure("{bucket} {key} cannot be kept", failure, bucket=self._bucket, key=self._key)
+            reason = Internal()
+        self._give_up(reason)
+        return None
 
     def _compare(self, entry: Entry | None, waiting: list[Callable[[], None]]) -> None:
         if entry is not None and self._mine(entry.value):
             self.revision = entry.revision  # an earlier attempt did arrive
             self._again(waiting)
         else:
-            self._give_up()
+            self._give_up(None)
 
     def _again(self, waiting: list[Callable[[], None]]) -> None:
         if self._lost is None:
@@ -176,12 +186,13 @@ class Kept:
 
     def _broken(self, failure: Failure) -> None:
         _log.failure("{bucket} {key} cannot be kept", failure, bucket=self._bucket, key=self._key)
+        self._give_up(Internal())
 
-    def _give_up(self) -> None:
+    def _give_up(self, reason: Refused | None) -> None:
         lost = self._lost
         self.abandon()
         if lost is not None:
-            lost()
+            lost(reason)
 
     def abandon(self) -> None:
         """Write no more, from now on; what waits for a write is forgotten."""

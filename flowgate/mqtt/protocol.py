@@ -188,6 +188,12 @@ class MqttProtocol(Protocol):
         self._had_room()
 
     @property
+    def _address(self) -> str:
+        """Where the client is, for the log while it has no name yet."""
+        peer = self.transport.getPeer()
+        return f"at {peer.host}" if hasattr(peer, "host") else ""
+
+    @property
     def _closed(self) -> bool:
         return self._state is State.CLOSED
 
@@ -203,7 +209,9 @@ class MqttProtocol(Protocol):
         return self._principal
 
     def _refuse(self, violation: ProtocolViolation) -> None:
-        _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
+        _log.info(
+            "MQTT client {client!r} closed: {violation}", client=self._client or self._address, violation=violation
+        )
         if isinstance(violation, packets.UnacceptableProtocolLevel) and self._state is State.CONNECTING:
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
@@ -294,6 +302,8 @@ class MqttProtocol(Protocol):
             self._draining = True
             self._update_reading()
         else:
+            if reason is not None and not self._closed:
+                _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=reason.code)
             self._close()
 
     # -- CONNECT
@@ -303,6 +313,7 @@ class MqttProtocol(Protocol):
         client_id = packet.client_id
         if not client_id:
             if not packet.clean_session:
+                _log.info("MQTT CONNECT refused: a session to be kept, and no client identifier")
                 self._outbox.write(packets.connack(False, ReturnCode.IDENTIFIER_REJECTED))  # [MQTT-3.1.3-8]
                 self._close()
                 return
@@ -327,7 +338,7 @@ class MqttProtocol(Protocol):
             self._update_reading()
 
     def _reject(self, refusal: Refused) -> None:
-        _log.info("MQTT CONNECT refused: {code}", code=refusal.code)
+        _log.info("MQTT CONNECT of client {client!r} refused: {code}", client=self._client, code=refusal.code)
         self._outbox.write(packets.connack(False, return_code(refusal)))
         self._close()
 
@@ -393,7 +404,9 @@ class MqttProtocol(Protocol):
     # -- IClient: what sessions ask of a connection
 
     def displaced(self) -> None:
-        self._close()
+        if not self._closed:
+            _log.info("MQTT client {client!r} is taken over by another connection", client=self._client)
+            self._close()
 
     def permits(self, namespace: Namespace, filter_: str) -> bool:
         return self.principal.grants.may_subscribe(namespace, filter_)

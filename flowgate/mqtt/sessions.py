@@ -280,9 +280,17 @@ class Sessions:
         """A client without a record has connected to another node."""
         key, since, node = json.loads(payload)
         seat = self._seats.get(key)
-        # Of two connections at the same moment each node must close the same one.
-        if seat is not None and (seat.since, self._peers.node) < (since, node):
+        if seat is None:
+            return
+        # Of two connections at the same moment each node must close the same one, whatever their clocks say.
+        if (seat.since, self._peers.node) < (since, node):
             seat.client.displaced()
+        else:
+            self._claim(seat)
+
+    def _claim(self, seat: Seat) -> None:
+        """Tell the other nodes that the client is here."""
+        self._peers.tell("connected", json.dumps([seat.key, seat.since, self._peers.node]).encode())
 
     # -- coming
 
@@ -322,10 +330,9 @@ class Sessions:
         if before is not None:
             over = before.over()
             if not before.left:
-                _log.info("MQTT client {client!r} is taken over by another connection", client=client_id)
                 before.client.displaced()
             await over
-        self._peers.tell("connected", json.dumps([seat.key, seat.since, self._peers.node]).encode())
+        self._claim(seat)
         for _ in range(_ATTEMPTS):
             if seat.left:
                 return

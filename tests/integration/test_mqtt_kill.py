@@ -46,6 +46,7 @@ class Progress:
     """What the threads of a test tell each other.
 
     :ivar done: messages that have reached their subscriber, each counted once.
+    :ivar allowed: messages that may be published.
     :ivar failure: what ended a thread that should not have ended.
     """
 
@@ -53,7 +54,7 @@ class Progress:
         self._clock = clock
         self._changed = Condition()
         self._deadline = clock() + SECONDS
-        self.done = 0
+        self.done = self.allowed = 0
         self.failure: BaseException | None = None
 
     @property
@@ -135,6 +136,7 @@ class Publishing(Running):
     ) -> None:
         super().__init__(client, port, progress)
         self._chance = chance
+        self._published = 0
         self._left = {qos: [*(b"%d" % number for number in range(count)), END] for qos in TOPICS}
         for left in self._left.values():
             left.reverse()
@@ -148,12 +150,13 @@ class Publishing(Running):
         return not any(self._left.values()) and not self.client.in_flight
 
     def step(self) -> None:
-        while self.client.room and any(self._left.values()):
+        while any(self._left.values()) and (room := min(self.client.room, self.progress.allowed - self._published)) > 0:
             qos = self._chance.choice([qos for qos, left in self._left.items() if left])
             left = self._left[qos]
-            count = min(self.client.room, len(left), self._chance.randint(1, 20))
+            count = min(room, len(left), self._chance.randint(1, 20))
+            self._published += count
             self.client.publish(TOPICS[qos], [left.pop() for _ in range(count)], qos)
-        self.client.read(1.0)
+        self.client.read(1.0 if self.client.in_flight else _AGAIN)
 
 
 class Subscribing(Running):
@@ -214,6 +217,16 @@ class KillCase(SynchronousTestCase):
         thread.client.cut()
         for connection in thread.client.abandoned:
             connection.close()
+
+    def happen(self, count: int, kinds: list[str], chance: random.Random, act: Callable[[str], None]) -> None:
+        """Have things happen in random order, each at a random place of ``count`` messages, while messages are sent."""
+        chance.shuffle(kinds)
+        for place, kind in zip(sorted(chance.sample(range(count), len(kinds))), kinds, strict=True):
+            self.progress.allowed = place + 2 * WINDOW  # so that not all have come while the first thing happens
+            self.progress.wait(place)
+            self.progress.pause(chance.uniform(0, 0.02))
+            act(kind)
+        self.progress.allowed = count + len(TOPICS)
 
     def finish(self) -> None:
         """Wait for both clients to have finished."""
@@ -316,14 +329,10 @@ class KillTests(KillCase):
         """10,000 messages at QoS 1 and 10,000 at QoS 2 arrive while gateway and nats-server are killed ten times."""
         count = 10_000
         chance = self.seed()
-        kinds = ["gateway and bus"] * 4 + ["gateway"] * 3 + ["bus"] * 3
-        chance.shuffle(kinds)
         self.clients(self.token, lambda: self.gateway.mqtt, count, chance)
         self.start()
-        for place, kind in zip(sorted(chance.sample(range(2 * count), len(kinds))), kinds, strict=True):
-            self.progress.wait(place)
-            self.progress.pause(chance.uniform(0, 0.02))
-            self.kill(kind)
+        kinds = ["gateway and bus"] * 4 + ["gateway"] * 3 + ["bus"] * 3
+        self.happen(2 * count, kinds, chance, self.kill)
         self.finish()
         self.check(count)
         self.nothing_left(self.gateway.mqtt)
@@ -334,9 +343,11 @@ class KillTests(KillCase):
         chance = self.seed()
         self.clients(self.token, lambda: self.gateway.mqtt, count, chance)
         self.start()
-        for place in sorted(chance.sample(range(2 * count), 30)):
-            self.progress.wait(place)
-            chance.choice([self.publisher, self.subscriber]).break_off(chance.choice(["cut", "left"]))
+
+        def act(kind: str) -> None:
+            chance.choice([self.publisher, self.subscriber]).break_off(kind)
+
+        self.happen(2 * count, ["cut", "left"] * 15, chance, act)
         self.finish()
         self.check(count)
         self.nothing_left(self.gateway.mqtt)
@@ -370,12 +381,10 @@ class NodesTests(KillCase):
         """Sessions that move between two nodes, of which one is killed now and then, and whose nats-server is too."""
         count = 3_000
         chance = self.seed()
-        kinds = ["node"] * 3 + ["bus"] * 2 + ["move"] * 10
-        chance.shuffle(kinds)
         self.clients(self.token, lambda: chance.choice(self.nodes).mqtt, count, chance)
         self.start()
-        for place, kind in zip(sorted(chance.sample(range(2 * count), len(kinds))), kinds, strict=True):
-            self.progress.wait(place)
+
+        def act(kind: str) -> None:
             if kind == "node":
                 node = chance.choice(self.nodes)
                 node.mqtt = 0
@@ -385,7 +394,9 @@ class NodesTests(KillCase):
                 self.server.kill()
                 self.server.start()
             else:
-                chance.choice([self.publisher, self.subscriber]).break_off(chance.choice(["cut", "left"]))
+                chance.choice([self.publisher, self.subscriber]).break_off(kind)
+
+        self.happen(2 * count, ["node"] * 3 + ["bus"] * 2 + ["cut", "left"] * 5, chance, act)
         self.finish()
         self.check(count)
         for node in self.nodes:

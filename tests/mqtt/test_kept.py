@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.errors import BusUnavailable, Conflict, Internal
+from flowgate.errors import BusUnavailable, Conflict, Internal, MessageTooLarge, Refused
 from flowgate.message import Entry
 from flowgate.mqtt.kept import LATER_SECONDS, Kept
 from flowgate.subscriber import Turn
@@ -38,7 +38,7 @@ class KeptTests(SynchronousTestCase):
         self.clock = Clock()
         self.value = b"mine 0"
         self.done: list[str] = []
-        self.lost = 0
+        self.lost: list[str | None] = []
         store: Any = self.store
         self.kept = Kept(
             store,
@@ -52,8 +52,8 @@ class KeptTests(SynchronousTestCase):
             self.clock,
         )
 
-    def is_lost(self) -> None:
-        self.lost += 1
+    def is_lost(self, reason: Refused | None) -> None:
+        self.lost.append(None if reason is None else reason.code)
 
     def change(self, value: bytes) -> None:
         self.value = value
@@ -117,7 +117,7 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(self.written()[-1], (b"mine 1", 8))
         self.answer(9)
         self.assertEqual(self.done, ["mine 1"])
-        self.assertEqual(self.lost, 0)
+        self.assertEqual(self.lost, [])
 
     def test_lost(self) -> None:
         """If somebody else has written, that is told once, and nothing is written any more."""
@@ -125,7 +125,7 @@ class KeptTests(SynchronousTestCase):
         self.turn.flush()
         self.store.entry = Entry(b"theirs", 9)
         self.answer(Conflict())
-        self.assertEqual(self.lost, 1)
+        self.assertEqual(self.lost, [None])
         self.change(b"mine 2")
         self.turn.flush()
         self.kept.changed_a_little()
@@ -139,7 +139,7 @@ class KeptTests(SynchronousTestCase):
         self.change(b"mine 1")
         self.turn.flush()
         self.answer(Conflict())
-        self.assertEqual(self.lost, 1)
+        self.assertEqual(self.lost, [None])
 
     def test_a_little(self) -> None:
         """A small change is written within a second; sooner if another one is written anyway."""
@@ -194,8 +194,24 @@ class KeptTests(SynchronousTestCase):
         self.change(b"mine 1")
         self.turn.flush()
         self.answer(Internal("no"))
-        self.assertEqual(self.lost, 1)
+        self.assertEqual(self.lost, ["internal"])
         self.assertEqual(len(self.flushLoggedErrors(Internal)), 1)
+
+    def test_too_large(self) -> None:
+        """What the store does not take is told with its reason."""
+        self.change(b"mine 1")
+        self.turn.flush()
+        self.answer(MessageTooLarge())
+        self.assertEqual(self.lost, ["message_too_large"])
+
+    def test_cannot_be_told(self) -> None:
+        """A value that cannot be encoded is a fault of ours: it is logged, and counts as lost."""
+        self.patch(self, "value", None)
+        self.kept._encode = lambda: self.value.upper()
+        self.kept.changed()
+        self.turn.flush()
+        self.assertEqual(self.lost, ["internal"])
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
     def test_abandon(self) -> None:
         """What is abandoned during a write calls nobody."""
@@ -203,5 +219,5 @@ class KeptTests(SynchronousTestCase):
         self.turn.flush()
         self.kept.abandon()
         self.answer(8)
-        self.assertEqual((self.done, self.lost), ([], 0))
+        self.assertEqual((self.done, self.lost), ([], []))
         self.assertEqual(self.clock.getDelayedCalls(), [])
