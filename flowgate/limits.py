@@ -19,7 +19,7 @@ class Limits:
     """Bytes kept for one slow subscriber before it loses QoS 0 messages or is cut off."""
     unacknowledged_messages: int = attrs.field(default=4096, metadata={"least": 1})
     """Acknowledged publishes of one connection under way before the connection is read no further."""
-    inflight_messages: int = attrs.field(default=1000, metadata={"least": 1, "most": 65535})
+    inflight_messages: int = attrs.field(default=1000, metadata={"least": 1, "most": 16384})
     """QoS 1 and 2 deliveries to one MQTT client that it has not acknowledged yet."""
     queued_messages: int = attrs.field(default=10_000, metadata={"least": 0})
     """QoS 1 and 2 deliveries to one MQTT client that wait for a place among those in flight, or for the client."""

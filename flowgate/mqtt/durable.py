@@ -95,6 +95,8 @@ class _Part:
         return self.taken
 
     def read(self, run: Run) -> bool:
+        if self._durable.closed:
+            return False
         self._reading = True
         try:
             self.taken = Cursor(self._durable.epoch, run.sequences[-1])
@@ -143,7 +145,8 @@ class Durable:
         self._base = record
         self.session = session
         self._client = client
-        self._closed = False
+        self.closed = False
+        self._abandoned = False
         self.late = False
         self._doubted = 0  # what was stored before this time, in nanoseconds since 1970 UTC, may have been sent
         self._holding = 0
@@ -217,7 +220,7 @@ class Durable:
             self._client.lost(reason)
 
     def lost(self, reason: Refused) -> None:
-        if not self._closed:
+        if not self.closed:
             self._client.lost(reason)
 
     def persist(self, then: Callable[[], None]) -> None:
@@ -232,7 +235,7 @@ class Durable:
         """Send packets once the session is kept as it is now."""
 
         def kept() -> None:
-            if not self._closed:
+            if not self.closed:
                 self._client.send(data)
 
         self._state.changed(kept)
@@ -247,7 +250,7 @@ class Durable:
 
         def kept() -> None:
             self._holding -= 1
-            if not self._closed:
+            if not self.closed:
                 self._client.send(data)
 
         self._state.changed(kept)
@@ -296,6 +299,7 @@ class Durable:
         return Deferred.fromCoroutine(self._begin_in_order(restored))
 
     async def _begin_in_order(self, restored: Restored | None) -> None:
+        parts = list(self._parts.values())  # those that a SUBSCRIBE adds meanwhile begin by themselves
         if self._base.epoch != self.epoch:
             # The stream was made anew: no place of the old one means anything.
             self._subscriptions = {name: attrs.evolve(one, since=0) for name, one in self._subscriptions.items()}
@@ -305,14 +309,14 @@ class Durable:
         behind, self._behind = self._behind, []
         for then in behind:
             then()
-        for part in list(self._parts.values()):
+        for part in parts:
             await self._follow(part)
 
     async def _resend(self, restored: Restored) -> None:
         for start in range(0, len(restored.flying), _RESENT_AT_ONCE):
             some = restored.flying[start : start + _RESENT_AT_ONCE]
             found = await self._fetch(place for _, place in some)
-            if self._closed:
+            if self.closed:
                 return
             self._client.send(self.session.resend([packet_id for packet_id, _ in some], found))
             await self._client.room(False)
@@ -321,7 +325,7 @@ class Durable:
             await self._client.room(True)
             pieces = restored.waiting[:_RESENT_AT_ONCE]
             found = await self._fetch(place for _, place in pieces)
-            if self._closed:
+            if self.closed:
                 return
             for qos, place in pieces:
                 message = found.get(place)
@@ -365,11 +369,11 @@ class Durable:
             backlog = await self._gateway.backlog(
                 part.namespace, filters, after, limits.queued_messages, limits.queued_bytes
             )
-            if backlog.dropped and not self._closed:
+            if backlog.dropped and not self.closed:
                 self._client.dropped(backlog.dropped, "more waited than may wait")
             after = backlog.after
         feed = await self._gateway.follow_filters(part.namespace, filters, part, after)
-        if self._closed:
+        if self.closed:
             feed.stop()
             return
         part.feed = feed
@@ -491,10 +495,6 @@ class Durable:
 
     def take(self, namespace: Namespace, run: Run) -> bool:
         """Take what the stream has for the client; tell whether more may come."""
-        if self._closed:
-            return False
-        if run.retain:
-            self._client.live(run)
         for full, subscribed in self._forms_of(run.topic):
             name = run.topic.shown(full)
             if all(since < run.sequences[0] for since, _ in subscribed):
@@ -508,9 +508,12 @@ class Durable:
                     place = namespace.prefix, sequence, full
                     qos = min(granted, run.qos)
                     self.session.put(name, [payload], qos, [place], dup=self._may_have(run, qos))
+        # From here on the run is a part of the session, whatever becomes of the client.
         self._state.changed_a_little()
+        if run.retain:
+            self._client.live(run)
         self._client.pump()
-        return not self.session.busy
+        return not self.closed and not self.session.busy
 
     def _may_have(self, run: Run, qos: int) -> bool:
         """Whether the client may have been sent these before ([MQTT-3.3.1-1]).
@@ -527,9 +530,9 @@ class Durable:
 
     def stop(self) -> None:
         """Read no more and send no more; :meth:`close` or :meth:`abandon` follows."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         for part in self._parts.values():
             if part.cursor() != self._cursors.get(part.namespace):
                 self._state.changed()  # so that the next connection does not look for what was seen to match nothing
@@ -539,23 +542,26 @@ class Durable:
             for deferred in ready:
                 deferred.errback(BusUnavailable("the session is over"))
 
-    def close(self, will: bool) -> Deferred[None]:
-        """Keep the session for the client's next connection, on whatever node.
+    def close(self) -> Deferred[bool]:
+        """Keep the session for the client's next connection, on whatever node; the will has gone out.
 
-        :param will: whether the will stays with it, because it is still to be published.
-        :returns: a Deferred, fired once everything is kept, or another node has the session.
+        :returns: a Deferred of whether everything is kept; not if it cannot be, or another node has the session.
         """
         self.stop()
         self._away = True
-        if not will:
-            self._will = None
+        self._will = None
         self._record.changed()
-        finished = self._state.finish().addCallback(lambda _: self._record.finish())
+        return self._state.finish().addCallback(lambda _: self._record.finish()).addCallback(self._finished)
+
+    def _finished(self, _: None) -> bool:
+        kept = not self._abandoned
         # What is still under way here must not write over what the next connection makes of the session.
-        return finished.addCallback(lambda _: self.abandon())
+        self.abandon()
+        return kept
 
     def abandon(self) -> None:
         """Let go of a session that is another node's, or is removed."""
         self.stop()
+        self._abandoned = True
         self._record.abandon()
         self._state.abandon()

@@ -338,7 +338,12 @@ class MqttProtocol(Protocol):
             self._update_reading()
 
     def _reject(self, refusal: Refused) -> None:
-        _log.info("MQTT CONNECT of client {client!r} refused: {code}", client=self._client, code=refusal.code)
+        _log.info(
+            "MQTT CONNECT of client {client!r} refused: {code}: {detail}",
+            client=self._client,
+            code=refusal.code,
+            detail=refusal.detail,
+        )
         self._outbox.write(packets.connack(False, return_code(refusal)))
         self._close()
 

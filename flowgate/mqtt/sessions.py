@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -61,6 +61,7 @@ class Seat:
 
     :ivar durable: its session, if that outlives the connection.
     :ivar present: whether the session was there before (the session present flag of CONNACK).
+    :ivar turn: fires when the connection that had the seat before has given it up.
     """
 
     key: str
@@ -73,6 +74,8 @@ class Seat:
     begin: tuple[SavedState | None, Restored | None] = (None, None)
     opening: bool = True
     left: bool = False
+    turn: Deferred[None] | None = None
+    timer: IDelayedCall | None = None
     waiting: list[Deferred[None]] = attrs.Factory(list)
 
     def over(self) -> Deferred[None]:
@@ -117,6 +120,7 @@ class Sessions:
         self._clock = clock
         self._now = now
         self._seats: dict[str, Seat] = {}
+        self._next: dict[str, Seat] = {}  # who gets a seat when its holder is gone: the newest connection alone
         self._known: dict[str, _Known] = {}
         self._written: set[str] = set()  # records that this node has put, which the watch may not have told yet
         self._missing: set[str] = set()
@@ -213,17 +217,30 @@ class Sessions:
                 outcome.raiseException()
 
     async def _bury_one(self, key: str, owner: str) -> None:
-        entry = await self._store.get(RECORDS, key)
-        if entry is not None:
-            record = Record.decode(entry.value)
-            if record.owner == owner:
+        try:
+            entry = await self._store.get(RECORDS, key)
+            record = None if entry is None else self._decoded(key, entry)
+            if entry is not None and record is not None and record.owner == owner:
                 await self._let_go(key, record, entry.revision)
+        except BusUnavailable:
+            raise
+        except Exception:
+            # One client's fault must not keep a node from starting.
+            _log.failure("the client {key} of a node that is gone cannot be looked after", key=key)
+
+    def _decoded(self, key: str, entry: Entry) -> Record | None:
+        """What a record says; ``None`` if that cannot be read: then there is none, and it may be written over."""
+        try:
+            return Record.decode(entry.value)
+        except ValueError as error:
+            _log.error("the record {key} cannot be read: {error}", key=key, error=error)
+            return None
 
     async def _let_go(self, key: str, record: Record, revision: int) -> None:
         """Do what a node did not do that is gone: publish the will, and count the client as away from now on."""
         try:
             if record.will is not None and record.will.qos:
-                await self._publish(record.will, True)  # with an id: once, whoever else does it too
+                await self._publish_or_drop(record.will, record, True)  # with an id: once, whoever else does it too
             if record.clean:
                 await self._delete_record(key, revision)
             else:
@@ -231,7 +248,7 @@ class Sessions:
                 away = attrs.evolve(record, owner="", since=self._now(), will=None)
                 await self._store.put(RECORDS, key, away.encode(), revision)
             if record.will is not None and not record.will.qos:
-                await self._publish(record.will, True)  # without one: by whoever has changed the record
+                await self._publish_or_drop(record.will, record, True)  # without one: by whoever has changed the record
         except Conflict:
             return  # another node was faster, or the client is back
 
@@ -256,8 +273,8 @@ class Sessions:
             entry = await self._store.get(RECORDS, key)
             if entry is None:
                 continue
-            record = Record.decode(entry.value)
-            if not record.owner and record.since < limit:
+            record = self._decoded(key, entry)
+            if record is not None and not record.owner and record.since < limit:
                 try:
                     await self._discard(key, entry.revision)
                 except Conflict:
@@ -267,7 +284,10 @@ class Sessions:
 
     def _asked(self, payload: bytes) -> Deferred[bytes]:
         """Another node has a client with the identifier of one of ours: let it go first."""
-        seat = self._seats.get(payload.decode())
+        key = payload.decode()
+        seat, following = self._seats.get(key), self._next.get(key)
+        if following is not None:
+            following.client.displaced()
         gone: Deferred[bytes] = Deferred()
         if seat is None:
             gone.callback(b"")
@@ -279,7 +299,7 @@ class Sessions:
     def _told(self, payload: bytes) -> None:
         """A client without a record has connected to another node."""
         key, since, node = json.loads(payload)
-        seat = self._seats.get(key)
+        seat = self._next.get(key) or self._seats.get(key)
         if seat is None:
             return
         # Of two connections at the same moment each node must close the same one, whatever their clocks say.
@@ -309,29 +329,47 @@ class Sessions:
         """
         key = client_key(home, client_id)
         seat = Seat(key, client, self._now())
-        before = self._seats.get(key)
-        self._seats[key] = seat
-        if named or will is not None:
-            return seat, Deferred.fromCoroutine(self._open(seat, before, client_id, clean, will))
-        seat.opening = False
-        return seat, succeed(None)
+        holder = self._seats.get(key)
+        if holder is not None:
+            self._queue(seat, holder)
+        else:
+            self._seats[key] = seat
+            if not named and will is None:
+                seat.opening = False
+                return seat, succeed(None)
+        return seat, Deferred.fromCoroutine(self._open(seat, client_id, clean, will))
 
-    async def _open(self, seat: Seat, before: Seat | None, client_id: str, clean: bool, will: KeptWill | None) -> None:
+    def _queue(self, seat: Seat, holder: Seat) -> None:
+        """Have a seat wait for its holder to go; who waited before is taken over like the holder."""
+        before = self._next.get(seat.key)
+        self._next[seat.key] = seat
+        seat.turn = Deferred()
+        seat.timer = self._clock.callLater(_TAKEOVER_SECONDS, self._refuse_turn, seat)
+        for one in (before, holder):
+            if one is not None and not one.left:
+                one.client.displaced()
+
+    def _refuse_turn(self, seat: Seat) -> None:
+        """Wait no longer: the time is over, or the client is gone."""
+        if seat.turn is None or seat.turn.called:
+            return
+        if seat.timer is not None and seat.timer.active():
+            seat.timer.cancel()
+        if self._next.get(seat.key) is seat:
+            del self._next[seat.key]
+        seat.turn.errback(BusUnavailable("what the last connection of this client left behind is not kept yet"))
+
+    async def _open(self, seat: Seat, client_id: str, clean: bool, will: KeptWill | None) -> None:
         try:
-            await self._open_in_turn(seat, before, client_id, clean, will)
+            if seat.turn is not None:
+                await seat.turn
+            await self._open_in_turn(seat, client_id, clean, will)
         finally:
             seat.opening = False
             if seat.left:
                 self._give_up(seat, None)
 
-    async def _open_in_turn(
-        self, seat: Seat, before: Seat | None, client_id: str, clean: bool, will: KeptWill | None
-    ) -> None:
-        if before is not None:
-            over = before.over()
-            if not before.left:
-                before.client.displaced()
-            await over
+    async def _open_in_turn(self, seat: Seat, client_id: str, clean: bool, will: KeptWill | None) -> None:
         self._claim(seat)
         for _ in range(_ATTEMPTS):
             if seat.left:
@@ -351,11 +389,11 @@ class Sessions:
         entry = await self._store.get(RECORDS, seat.key)
         if await self._taken_from_others(seat, entry):
             entry = await self._store.get(RECORDS, seat.key)
-        return (None, 0) if entry is None else (Record.decode(entry.value), entry.revision)
+        return (None, 0) if entry is None else (self._decoded(seat.key, entry), entry.revision)
 
     async def _taken_from_others(self, seat: Seat, entry: Entry | None) -> bool:
         """See to it that no other node has the client; tell whether one had, so that its entries have changed."""
-        record = None if entry is None else Record.decode(entry.value)
+        record = None if entry is None else self._decoded(seat.key, entry)
         if entry is None or record is None or not record.owner or record.owner == self._peers.node:
             return False
         try:
@@ -454,6 +492,7 @@ class Sessions:
         if seat.left:
             return
         seat.left = True
+        self._refuse_turn(seat)
         if not seat.opening:
             self._give_up(seat, will)
 
@@ -482,18 +521,14 @@ class Sessions:
         again = False
         while will is not None:
             try:
-                await self._publish(will, again)
+                await self._publish_or_drop(will, record, again)
                 will = None
             except BusUnavailable:
                 again = True
                 await deferLater(self._clock, _RETRY_SECONDS)
-            except Refused as refusal:
-                _log.warn(
-                    "the will of MQTT client {client!r} was refused: {code}", client=record.client_id, code=refusal.code
-                )
-                will = None
         if seat.durable is not None:
-            await seat.durable.close(False)
+            if not await seat.durable.close():
+                await self._release(seat.key, record)
             return
         while True:
             try:
@@ -505,11 +540,45 @@ class Sessions:
                 return  # another node has the client by now
 
     def _free(self, seat: Seat) -> None:
-        if self._seats.get(seat.key) is seat:
-            del self._seats[seat.key]
         waiting, seat.waiting = seat.waiting, []
         for over in waiting:
             over.callback(None)
+        if self._seats.get(seat.key) is not seat:
+            return
+        following = self._next.pop(seat.key, None)
+        if following is None:
+            del self._seats[seat.key]
+            return
+        self._seats[seat.key] = following
+        if following.timer is not None:
+            following.timer.cancel()
+        assert following.turn is not None
+        following.turn.callback(None)
+
+    async def _release(self, key: str, record: Record) -> None:
+        """Count a client as away whose session could not be kept as it was: what was kept last is what there is."""
+        try:
+            entry = await self._store.get(RECORDS, key)
+            last = None if entry is None else self._decoded(key, entry)
+            if entry is not None and last is not None and (last.uid, last.owner) == (record.uid, self._peers.node):
+                away = attrs.evolve(last, owner="", since=self._now(), will=None)
+                await self._store.put(RECORDS, key, away.encode(), entry.revision)
+        except Conflict:
+            return  # another node has the client by now
+
+    async def _publish_or_drop(self, will: KeptWill, record: Record, again: bool) -> None:
+        """Publish a will; one that is refused, by limits that have changed for example, is gone.
+
+        :raises BusUnavailable: if it can be tried again.
+        """
+        try:
+            await self._publish(will, again)
+        except BusUnavailable:
+            raise
+        except Refused as refusal:
+            _log.warn(
+                "the will of MQTT client {client!r} was refused: {code}", client=record.client_id, code=refusal.code
+            )
 
     def _publish(self, will: KeptWill, again: bool) -> Deferred[None]:
         return self._gateway.publish_trusted(

@@ -40,6 +40,8 @@ NOTICES = "$SYS/notices"
 """The topic on which a client is told what concerns itself."""
 
 SHARED = "$share/"
+_NAMES_BYTES = 384 * 1024
+"""The names of a session's subscriptions: with its will they are one value in the store."""
 _SHARED_AT_ONCE = 64
 """Messages of a shared subscription that one member has before it has finished any."""
 _RETRY_SECONDS = 1.0
@@ -194,6 +196,7 @@ class Subscriptions:
         self._members: dict[str, _Member] = {}
         self._retained: dict[str, _Retained] = {}
         self._pumping = False
+        self._size = 0  # bytes of all names in a record of the session
 
     # -- SUBSCRIBE
 
@@ -265,8 +268,11 @@ class Subscriptions:
             # Before the grants: what is malformed closes the connection, whatever the client may read.
             check_filter(resolve(filter_, principal.home, principal.grants.namespaces).rest)
         interest = self._gateway.interest(principal, filter_)
-        if name not in self._interests and len(self._interests) >= self._gateway.limits.subscriptions:
-            raise InvalidParameter("too many subscriptions")
+        if name not in self._interests:
+            size = self._size + len(json.dumps(name)) + len(json.dumps(interest.filter))
+            if len(self._interests) >= self._gateway.limits.subscriptions or size > _NAMES_BYTES:
+                raise InvalidParameter("too many subscriptions")
+            self._size = size
         self._interests[name] = interest
         return interest
 
@@ -299,6 +305,7 @@ class Subscriptions:
         for one in durable.subscriptions:
             interest = Interest(one.namespace, one.filter, one.full)
             self._interests[one.name] = interest
+            self._size += len(json.dumps(one.name)) + len(json.dumps(one.filter))
             if one.group:
                 ready = self._join(one.name, one.group, interest, one.qos)
             else:
@@ -314,6 +321,8 @@ class Subscriptions:
             if not name:
                 raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
             interest = self._interests.pop(name, None)
+            if interest is not None:
+                self._size -= len(json.dumps(name)) + len(json.dumps(interest.filter))
             member = self._members.pop(name, None)
             retained = self._retained.pop(name, None)
             if retained is not None:
