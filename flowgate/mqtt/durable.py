@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from flowgate.errors import BusUnavailable, Internal, Refused
 from flowgate.gate import Gate
-from flowgate.gateway import Gateway, Interest
+from flowgate.gateway import Gateway
 from flowgate.interfaces import IFilteredFeed, IReader, IStore
 from flowgate.message import Cursor, Run
 from flowgate.mqtt.kept import Kept
@@ -405,32 +405,37 @@ class Durable:
             )
         )
 
-    def subscribe(self, name: str, interest: Interest, qos: int, group: str = "") -> Deferred[None]:
-        """Add or replace a subscription ([MQTT-3.8.4-3]).
+    def subscribe(self, wanted: Iterable[Subscription]) -> Deferred[None]:
+        """Add or replace subscriptions ([MQTT-3.8.4-3]), all of them by one write.
 
-        :returns: a Deferred, fired once it holds and is kept.
+        :returns: a Deferred, fired once they hold and are kept.
         :raises BusUnavailable: through the Deferred.
         """
-        subscription = Subscription(name, interest.namespace, interest.filter, interest.full, qos, 0, group)
-        return self._gate.run(lambda: Deferred.fromCoroutine(self._subscribe(subscription)))
+        new = list(wanted)
+        return self._gate.run(lambda: Deferred.fromCoroutine(self._subscribe(new)))
 
-    async def _subscribe(self, new: Subscription) -> None:
+    async def _subscribe(self, wanted: list[Subscription]) -> None:
+        changed = False
+        for new in wanted:
+            changed = await self._subscribe_one(new) or changed
+        if changed:
+            await self._keep_record()
+
+    async def _subscribe_one(self, new: Subscription) -> bool:
+        """Have one subscription hold; tell whether it differs from what is kept."""
         old = self._subscriptions.get(new.name)
-        if old is not None and attrs.evolve(old, qos=new.qos, since=0) == new:
-            if old.qos == new.qos:
-                return
-        else:
-            old = None
-        if old is not None and old.qos:
+        same = old is not None and attrs.evolve(old, qos=new.qos, since=0) == new
+        if old is not None and same and old.qos == new.qos:
+            return False
+        if old is not None and same and old.qos:
             new = attrs.evolve(new, since=old.since)
         elif new.qos and not new.group:
             new = attrs.evolve(new, since=await self._add(new.namespace, new.filter))
-        old = self._subscriptions.get(new.name)
         self._subscriptions[new.name] = new
         self._forms.clear()
         if old is not None:
             self._discard(old)
-        await self._keep_record()
+        return True
 
     async def _add(self, namespace: Namespace, filter_: str) -> int:
         part = self._parts.get(namespace)
@@ -548,10 +553,14 @@ class Durable:
         :returns: a Deferred of whether everything is kept; not if it cannot be, or another node has the session.
         """
         self.stop()
+        # The record last: whoever finds there that the client is away takes the state for the newest.
+        return self._state.finish().addCallback(self._leave_record).addCallback(self._finished)
+
+    def _leave_record(self, _: None) -> Deferred[None]:
         self._away = True
         self._will = None
         self._record.changed()
-        return self._state.finish().addCallback(lambda _: self._record.finish()).addCallback(self._finished)
+        return self._record.finish()
 
     def _finished(self, _: None) -> bool:
         kept = not self._abandoned

@@ -538,7 +538,17 @@ class MqttProtocol(Protocol):
         self._promises.append(promise)
         self._owed += count
         stored.addCallbacks(self._keep, self._break, callbackArgs=(promise,), errbackArgs=(promise,))
+        self._owe(0)
+
+    def _owe(self, count: int) -> None:
+        """Count what the client is to be answered; it is read no further if that is too much."""
+        self._owed += count
         if self._owed > self._gateway.limits.unacknowledged_messages:
+            self._update_reading()
+
+    def _answered(self, count: int) -> None:
+        self._owed -= count
+        if not self._reading:
             self._update_reading()
 
     def _keep(self, _: None, promise: _Promise) -> None:
@@ -587,10 +597,12 @@ class MqttProtocol(Protocol):
         return self._subscriptions
 
     def _subscribe(self, packet: Subscribe) -> None:
-        self._subscribing().subscribe(packet, self._durable)
+        self._owe(len(packet.filters))
+        self._subscribing().subscribe(packet, self._durable, lambda: self._answered(len(packet.filters)))
 
     def _unsubscribe(self, packet: Unsubscribe) -> None:
-        self._subscribing().unsubscribe(packet, self._durable)
+        self._owe(len(packet.filters))
+        self._subscribing().unsubscribe(packet, self._durable, lambda: self._answered(len(packet.filters)))
 
     def _bare(self, packet: Bare) -> None:
         if packet.type == Type.PINGREQ:

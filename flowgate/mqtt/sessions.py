@@ -8,7 +8,8 @@ session, and can publish the will if the node dies.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -68,7 +69,6 @@ class Seat:
     client: IClient
     since: float
     record: Record | None = None
-    revision: int = 0
     durable: Durable | None = None
     present: bool = False
     begin: tuple[SavedState | None, Restored | None] = (None, None)
@@ -77,6 +77,11 @@ class Seat:
     turn: Deferred[None] | None = None
     timer: IDelayedCall | None = None
     waiting: list[Deferred[None]] = attrs.Factory(list)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the client is connected, and has a record."""
+        return self.record is not None and not self.opening and not self.left
 
     def over(self) -> Deferred[None]:
         """:returns: a Deferred, fired once the seat is free and everything about it is kept."""
@@ -180,15 +185,31 @@ class Sessions:
     # -- what is known of all nodes
 
     def _changed(self, key: str, value: bytes | None) -> None:
+        record = None
         if value is None:
             self._known.pop(key, None)
-            return
-        try:
-            record = Record.decode(value)
-        except ValueError as error:
-            _log.error("the record {key} cannot be read: {error}", key=key, error=error)
-            return
-        self._known[key] = _Known(record.owner, record.since, record.clean)
+        else:
+            try:
+                record = Record.decode(value)
+            except ValueError as error:
+                _log.error("the record {key} cannot be read: {error}", key=key, error=error)
+                return
+            self._known[key] = _Known(record.owner, record.since, record.clean)
+        seat = self._seats.get(key)
+        if seat is not None and seat.settled and (record is None or not self._is_of(record, seat)):
+            # It may be news of before this node had the client: the store knows.
+            self._in_background(self._verify(seat))
+
+    def _is_of(self, record: Record, seat: Seat) -> bool:
+        assert seat.record is not None
+        return (record.owner, record.uid) == (self._peers.node, seat.record.uid)
+
+    async def _verify(self, seat: Seat) -> None:
+        """Let a client go whose record another node has changed: that has published its will, or has the client."""
+        entry = await self._store.get(RECORDS, seat.key)
+        record = None if entry is None else self._decoded(seat.key, entry)
+        if seat.settled and (record is None or not self._is_of(record, seat)):
+            seat.client.taken()
 
     async def _look(self) -> None:
         """Find the nodes that are gone, and do what they cannot do any more."""
@@ -431,14 +452,21 @@ class Sessions:
             record, revision = None, 0
         if will is not None:
             new = Record(client_id, uuid4().hex, True, self._peers.node, self._now(), self._gateway.epoch, will)
-            seat.revision = await self._put_record(seat.key, new, revision)
             seat.record = new
+            await self._put_record(seat.key, new, revision)
         elif record is not None:
             await self._delete_record(seat.key, revision)
 
     async def _discard(self, key: str, revision: int) -> None:
+        """Remove a session.
+
+        :raises Conflict: if its record is another one by now.
+        """
+        state = await self._store.get(STATES, key)
         await self._delete_record(key, revision)
-        await self._store.delete(STATES, key)
+        if state is not None:
+            with suppress(Conflict):  # it is that of the next session already
+                await self._store.delete(STATES, key, state.revision)
 
     async def _discard_old(self, seat: Seat) -> None:
         record, revision = await self._record_of(seat)
@@ -458,6 +486,7 @@ class Sessions:
             seat.present = True  # [MQTT-3.2.2-2]: also without subscriptions
         kept = tuple(one for one in record.subscriptions if seat.client.permits(one.namespace, one.filter))
         record = attrs.evolve(record, owner=self._peers.node, since=self._now(), will=will, subscriptions=kept)
+        seat.record = record
         revision = await self._put_record(seat.key, record, revision)
         session = Session(limits.inflight_messages, limits.queued_messages, limits.queued_bytes)
         saved = restored = None
@@ -467,7 +496,6 @@ class Sessions:
                 restored = session.restore(saved.session)
             else:
                 saved = None
-        seat.record = record
         seat.durable = Durable(
             self._gateway,
             self._store,
@@ -526,13 +554,11 @@ class Sessions:
             except BusUnavailable:
                 again = True
                 await deferLater(self._clock, _RETRY_SECONDS)
-        if seat.durable is not None:
-            if not await seat.durable.close():
-                await self._release(seat.key, record)
+        if seat.durable is not None and await seat.durable.close():
             return
         while True:
             try:
-                await self._delete_record(seat.key, seat.revision)
+                await self._release(seat.key, record)
                 return
             except BusUnavailable:
                 await deferLater(self._clock, _RETRY_SECONDS)
@@ -556,15 +582,19 @@ class Sessions:
         following.turn.callback(None)
 
     async def _release(self, key: str, record: Record) -> None:
-        """Count a client as away whose session could not be kept as it was: what was kept last is what there is."""
-        try:
-            entry = await self._store.get(RECORDS, key)
-            last = None if entry is None else self._decoded(key, entry)
-            if entry is not None and last is not None and (last.uid, last.owner) == (record.uid, self._peers.node):
-                away = attrs.evolve(last, owner="", since=self._now(), will=None)
-                await self._store.put(RECORDS, key, away.encode(), entry.revision)
-        except Conflict:
-            return  # another node has the client by now
+        """Count a client as away, or forget it if it has no session, whatever is kept of it.
+
+        :raises Conflict: if another node changes the record meanwhile.
+        """
+        entry = await self._store.get(RECORDS, key)
+        last = None if entry is None else self._decoded(key, entry)
+        if entry is None or last is None or (last.uid, last.owner) != (record.uid, self._peers.node):
+            return
+        if last.clean:
+            await self._delete_record(key, entry.revision)
+        else:
+            away = attrs.evolve(last, owner="", since=self._now(), will=None)
+            await self._store.put(RECORDS, key, away.encode(), entry.revision)
 
     async def _publish_or_drop(self, will: KeptWill, record: Record, again: bool) -> None:
         """Publish a will; one that is refused, by limits that have changed for example, is gone.
@@ -600,12 +630,15 @@ class Sessions:
                 except BusUnavailable:
                     continue
 
-        working = Deferred.fromCoroutine(again())
+        self._in_background(again())
+
+    def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        working = Deferred.fromCoroutine(work)
         self._working.add(working)
 
         def ended(result: Any) -> None:
             self._working.discard(working)
             if isinstance(result, Failure) and not isinstance(result.value, _EXPECTED):
-                _log.failure("an old session could not be removed", result)
+                _log.failure("looking after the record of an MQTT client failed", result)
 
         working.addBoth(ended)

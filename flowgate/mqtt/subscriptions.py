@@ -30,6 +30,7 @@ from flowgate.message import Run
 from flowgate.mqtt import packets
 from flowgate.mqtt.durable import Durable
 from flowgate.mqtt.packets import Subscribe, Type, Unsubscribe
+from flowgate.mqtt.record import Subscription
 from flowgate.mqtt.session import Session
 from flowgate.replay import BEGINNING, Place, Replay
 from flowgate.topics import Namespace, Topic, check_filter, matches, resolve
@@ -181,6 +182,10 @@ class _Retained:
             self._again = None
 
 
+def _kept(name: str, interest: Interest, qos: int, group: str = "") -> Subscription:
+    return Subscription(name, interest.namespace, interest.filter, interest.full, qos, 0, group)
+
+
 class Subscriptions:
     """The subscriptions of one connection.
 
@@ -200,20 +205,26 @@ class Subscriptions:
 
     # -- SUBSCRIBE
 
-    def subscribe(self, packet: Subscribe, durable: Durable | None) -> None:
-        """Subscribe, and send SUBACK once the subscriptions hold for all nodes; then the retained messages."""
+    def subscribe(self, packet: Subscribe, durable: Durable | None, answered: Callable[[], None]) -> None:
+        """Subscribe, and send SUBACK once the subscriptions hold for all nodes; then the retained messages.
+
+        :param answered: called once SUBACK is sent.
+        """
         codes: list[int] = []
+        kept: list[Subscription] = []
         waiting: list[Deferred[None]] = []
         granted: list[tuple[str, Interest, int]] = []
         refused: list[Refused] = []
         for name, qos in packet.filters:
             try:
                 if name.startswith(SHARED):
-                    waiting += self._share(name, qos, durable)
+                    waiting += self._share(name, qos, kept)
                     codes.append(min(qos, 1))
                 else:
                     interest = self._interest(name, name)
-                    waiting += self._subscribe(name, interest, qos, durable)
+                    subscriber: ISubscriber = self.client  # type: ignore[assignment]
+                    waiting.append(self._gateway.subscribe(subscriber, interest, qos, durable is not None))
+                    kept.append(_kept(name, interest, qos))
                     granted.append((name, interest, qos))
                     codes.append(qos)
             except Refused as refusal:
@@ -230,7 +241,11 @@ class Subscriptions:
             )
         reply = packets.suback(packet.packet_id, codes)
 
+        if durable is not None and kept:
+            waiting.append(durable.subscribe(kept))
+
         def holds() -> None:
+            answered()
             if self.client.taking_part:
                 self.client.send(reply)
                 if granted and durable is not None:
@@ -276,25 +291,17 @@ class Subscriptions:
         self._interests[name] = interest
         return interest
 
-    def _subscribe(self, name: str, interest: Interest, qos: int, durable: Durable | None) -> list[Deferred[None]]:
-        subscriber: ISubscriber = self.client  # type: ignore[assignment]
-        attached = self._gateway.subscribe(subscriber, interest, qos, durable is not None)
-        return [attached] if durable is None else [attached, durable.subscribe(name, interest, qos)]
-
-    def _share(self, name: str, qos: int, durable: Durable | None) -> list[Deferred[None]]:
+    def _share(self, name: str, qos: int, kept: list[Subscription]) -> list[Deferred[None]]:
         group, separator, filter_ = name.removeprefix(SHARED).partition("/")
         if not group or not separator or "+" in group or "#" in group:
             raise InvalidParameter("a shared subscription has the form $share/GROUP/FILTER")
         interest = self._interest(name, filter_)
+        kept.append(_kept(name, interest, min(qos, 1), group))
         old = self._members.get(name)
-        if old is not None:
-            old.qos = min(qos, 1)
-            joined = []
-        else:
-            joined = [self._join(name, group, interest, qos)]
-        if durable is not None:
-            joined.append(durable.subscribe(name, interest, min(qos, 1), group))
-        return joined
+        if old is None:
+            return [self._join(name, group, interest, qos)]
+        old.qos = min(qos, 1)
+        return []
 
     def _join(self, name: str, group: str, interest: Interest, qos: int) -> Deferred[None]:
         member = self._members[name] = _Member(self, interest, qos)
@@ -315,8 +322,11 @@ class Subscriptions:
 
     # -- UNSUBSCRIBE
 
-    def unsubscribe(self, packet: Unsubscribe, durable: Durable | None) -> None:
-        """End subscriptions, and send UNSUBACK."""
+    def unsubscribe(self, packet: Unsubscribe, durable: Durable | None, answered: Callable[[], None]) -> None:
+        """End subscriptions, and send UNSUBACK.
+
+        :param answered: called once it is sent.
+        """
         for name in packet.filters:
             if not name:
                 raise ProtocolViolation("UNSUBSCRIBE with an empty filter")  # [MQTT-4.7.3-1]
@@ -334,6 +344,7 @@ class Subscriptions:
         reply = packets.acks(Type.UNSUBACK, (packet.packet_id,))  # [MQTT-3.10.4-5]: in any case
 
         def over() -> None:
+            answered()
             if self.client.taking_part:
                 self.client.send(reply)
                 self._gateway.turn.flush()

@@ -256,6 +256,11 @@ class KillCase(SynchronousTestCase):
         for connection in self.publisher.abandoned + self.subscriber.abandoned:
             read_to_end(connection)  # [MQTT-3.1.4-2]
 
+    def quiet(self, *gateways: RunningGateway) -> None:
+        """Nothing that was killed has led to an error that nobody expected."""
+        for gateway in gateways:
+            self.assertNotIn("Traceback", gateway.log())
+
     def same(self, seen: list[bytes], expected: list[bytes], what: str) -> None:
         """Like ``assertEqual``, but says briefly what is different."""
         if seen == expected:
@@ -336,6 +341,7 @@ class KillTests(KillCase):
         self.finish()
         self.check(count)
         self.nothing_left(self.gateway.mqtt)
+        self.quiet(self.gateway)
 
     def test_cut_at_random(self) -> None:
         """Clients that lose or leave their connections at any moment lose nothing and get nothing twice."""
@@ -351,6 +357,7 @@ class KillTests(KillCase):
         self.finish()
         self.check(count)
         self.nothing_left(self.gateway.mqtt)
+        self.quiet(self.gateway)
 
 
 class NodesTests(KillCase):
@@ -402,6 +409,7 @@ class NodesTests(KillCase):
         for node in self.nodes:
             until(lambda node=node: node.request("GET", "/readyz")[0] == 200, "the node is back")  # type: ignore[misc]
         self.nothing_left(self.nodes[0].mqtt)
+        self.quiet(*self.nodes)
 
     def test_takeover(self) -> None:
         """A client that connects to another node has its session there, and its old connection ends within a second."""

@@ -150,6 +150,7 @@ class LateStore:
         self._settled = settled
         self.dead = False
         self.away = False
+        self.deaf = False  # the watch tells nothing
         self.puts = 0
 
     def _later(self, work: Callable[[], Deferred[Any]]) -> Deferred[Any]:
@@ -177,7 +178,7 @@ class LateStore:
 
     def watch(self, bucket: str, changed: Callable[[str, bytes | None], None]) -> Deferred[Callable[[], None]]:
         def alive(key: str, value: bytes | None) -> None:
-            if not self.dead:
+            if not self.dead and not self.deaf:
                 changed(key, value)
 
         return self._store.watch(bucket, alive)
@@ -251,4 +252,4 @@ class Node:
         self.peers.go_away()
         self.store.dead = True
         self.cluster.listeners.listeners.remove(self.gateway)
-        self.connections.end(None)
+        self.gateway._bus = MemoryBus(self.clock)  # one that is not there

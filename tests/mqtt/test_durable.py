@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
+from flowgate.errors import BusUnavailable
 from flowgate.limits import Limits
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Ack, Connack, Publish, Suback, Type, Will
-from flowgate.mqtt.record import RECORDS, STATES
+from flowgate.mqtt.record import RECORDS, STATES, Record
 from tests.mqtt.node import LIFE, Cluster, Node, Peer
 
 LIMITS = Limits(inflight_messages=4, queued_messages=20, connections=10, session_seconds=3600)
@@ -164,6 +166,65 @@ class SessionPresentTests(DurableTests):
         self.assertCountEqual(others, [packets.Bare(Type.PINGRESP), Suback(1, (1,))])
 
 
+class SeatTests(DurableTests):
+    """Many connections of one client identifier."""
+
+    def test_many_at_once(self) -> None:
+        """Of hundreds that come before the first has its session, the last one gets it; the others are closed."""
+        for clean in (True, False):
+            with self.subTest(clean=clean):
+                limits = Limits(connections=1000)
+                node = Node(self.cluster, limits, alone=False)
+                peers = [Peer(node.factory).connect("same", clean_session=clean) for _ in range(500)]
+                self.settle()
+                self.assertEqual([peer.closed for peer in peers], [True] * 499 + [False])
+                self.assertEqual([one.code for one in peers[-1].got()], [0])
+                peers[-1].lose()
+                self.settle()
+                self.assertEqual(node.sessions._seats, {})
+
+    def test_not_kept_yet(self) -> None:
+        """While the session of the last connection cannot be kept the answer is code 3; afterwards all is well."""
+        peer = self.subscribed(("open/a", 1))
+        self.node.store.away = True
+        peer.lose()
+        for _ in range(300):
+            again = Peer(self.node.factory).connect("d", clean_session=False)
+            self.cluster.clock.pump([1] * 6)
+            self.assertEqual(again.got(), [Connack(False, 3)])
+            again.lose()
+        self.node.store.away = False
+        self.cluster.clock.pump([1] * 3)
+        self.settle()
+        self.durable(present=True)
+
+    def test_gone_while_waiting(self) -> None:
+        """A connection that is lost while it waits for its seat leaves it to the next one."""
+        self.subscribed(("open/a", 1))
+        first = Peer(self.node.factory).connect("d", clean_session=False)
+        first.lose()
+        self.settle()
+        self.durable(present=True)
+
+    def test_refused_at_the_store(self) -> None:
+        """A CONNECT whose record was written without an answer leaves no will and no session that never ends."""
+        put = self.node.store.put
+
+        def lost(bucket: str, key: str, value: bytes, revision: int | None = None) -> Any:
+            return put(bucket, key, value, revision).addCallback(lambda _: fail(BusUnavailable()))
+
+        self.patch(self.node.store, "put", lost)
+        peer = self.node.peer("d", clean_session=False, will=Will("open/will", b"gone", 1, False))
+        self.assertEqual(peer.got(), [Connack(False, 3)])
+        self.patch(self.node.store, "put", put)
+        self.cluster.clock.pump([1] * 3)
+        self.settle()
+        entry = self.successResultOf(self.cluster.store.get(RECORDS, "alice.shop.i-d"))
+        assert entry is not None
+        record = Record.decode(entry.value)
+        self.assertEqual((record.owner, record.will), ("", None))
+
+
 class OfflineTests(DurableTests):
     """What is stored while the client is away."""
 
@@ -249,6 +310,53 @@ class OfflineTests(DurableTests):
 
 class LiveTests(DurableTests):
     """Deliveries while the client is connected."""
+
+    def test_subscribe_behind_connect(self) -> None:
+        """A SUBSCRIBE right behind CONNECT, while what was in flight is read again, brings nothing twice."""
+        peer = self.subscribed(("open/a", 2))
+        self.publish(b"old", qos=2)
+        self.assertEqual(len(self.deliveries(peer.packets())), 1)
+        peer.send(packets.unsubscribe(3, ["open/a"]))
+        self.settle()
+        self.lose(peer)
+        peer = Peer(self.node.factory).connect("d", clean_session=False)
+        peer.send(packets.subscribe(1, [("open/b", 2)]))
+        self.settle()
+        peer.packets()
+        self.publish(b"once", qos=2, topic="open/b")
+        self.assertEqual([one[0] for one in self.deliveries(peer.packets())], [b"once"])
+
+    def test_one_write(self) -> None:
+        """However many filters a SUBSCRIBE has, the session's record is written once."""
+        peer = self.durable()
+        self.node.store.puts = 0
+        peer.send(packets.subscribe(1, [(f"open/{number}", 1) for number in range(200)]))
+        self.settle()
+        self.assertEqual(peer.got(), [Suback(1, (1,) * 200)])
+        self.assertEqual(self.node.store.puts, 1)
+
+    def test_many_subscribes(self) -> None:
+        """A client with many SUBSCRIBE packets unanswered is read no further until they are."""
+        node = Node(self.cluster, Limits(unacknowledged_messages=100), alone=False)
+        peer = self.durable(node=node)
+        peer.send(b"".join(packets.subscribe(number, [(f"open/{number}", 1)]) for number in range(1, 5001)))
+        self.assertEqual(peer.transport.producerState, "paused")
+        self.settle()
+        self.assertEqual(peer.transport.producerState, "producing")
+
+    def test_names_beyond_a_record(self) -> None:
+        """Filters that do not fit into the session's record are refused, each for itself."""
+        peer = self.durable()
+        codes: list[int] = []
+        for start in range(0, 900, 100):
+            filters = [(f"open/{number:03}/" + "x" * 480, 0) for number in range(start, start + 100)]
+            peer.send(packets.subscribe(1, filters))
+            self.settle()
+            codes += peer.got()[0].codes
+        self.assertEqual({*codes}, {0, 0x80})
+        self.assertFalse(peer.closed)
+        self.leave(peer)
+        self.durable(present=True)
 
     def test_qos(self) -> None:
         """[MQTT-3.8.4-6]: each delivery has the lower of the two qualities of service."""
@@ -533,11 +641,23 @@ class NodesTests(DurableTests):
         """A node that was cut off while another took its client over learns it by its next write, and lets go."""
         peer = self.subscribed(("open/a", 1))
         self.node.peers.go_away()
+        self.node.store.deaf = True
         self.durable(present=True, node=self.other)
         self.assertFalse(peer.closed)
         self.publish(b"1", node=self.other)
         self.cluster.clock.pump([1, 1, 0, 0, 0])
         self.assertTrue(peer.closed)
+
+    def test_told_by_the_store(self) -> None:
+        """A node that was cut off learns from the store whom it has lost, of idle clients and those with a will too."""
+        idle = self.subscribed(("open/a", 1))
+        mortal = self.node.peer("m", will=Will("open/will", b"gone", 1, False))
+        self.node.peers.go_away()
+        self.cluster.clock.pump([1] * 12)
+        self.settle()
+        self.assertTrue(idle.closed and mortal.closed)
+        self.assertEqual(sum(entry.payload == b"gone" for entry in self.cluster.bus._entries), 1)
+        self.durable(present=True, node=self.other)
 
     def test_will_of_a_dead_node(self) -> None:
         """[MQTT-3.1.2-8]: a will is published, once, when the node of its client dies, session kept or not."""
@@ -581,6 +701,24 @@ class NodesTests(DurableTests):
 
 class WillTests(DurableTests):
     """When wills go out."""
+
+    def test_refused(self) -> None:
+        """A will that the limits of today refuse is dropped, and costs a node that starts nothing else."""
+        self.mortal(True)
+        self.node.die()
+        self.node = Node(self.cluster, Limits(message_bytes=3))
+        self.successResultOf(self.node.started)
+        self.assertFalse(self.published())
+        self.assertEqual(self.node.peer("m").got(), [Connack(False, 0)])
+
+    def test_damaged_record(self) -> None:
+        """A record that cannot be read costs a node that starts nothing, and its client gets a new one."""
+        self.leave(self.subscribed(("open/a", 1)))
+        self.cluster.store.put(RECORDS, "alice.shop.i-d", b"{}")
+        self.node.die()
+        self.node = Node(self.cluster, LIMITS)
+        self.successResultOf(self.node.started)
+        self.durable(present=False)
 
     def published(self) -> bool:
         self.settle()
