@@ -38,11 +38,20 @@ class Account:
 class Meter:
     """Named counters, where a label is part of the name, and the counters of accounts."""
 
-    __slots__ = ("_accounts", "_counts")
+    __slots__ = ("_accounts", "_counts", "_gauges")
 
     def __init__(self) -> None:
+        self._gauges: dict[str, Callable[[], int]] = {}
         self._counts: dict[tuple[str, str], Count] = {}
         self._accounts: dict[Namespace, Account] = {}
+
+    def gauge(self, name: str, read: Callable[[], int]) -> None:
+        """Have ``read`` called for the value of now whenever somebody asks for :meth:`gauges`."""
+        self._gauges[name] = read
+
+    def gauges(self) -> dict[str, int]:
+        """The values of now of all gauges."""
+        return {name: read() for name, read in self._gauges.items()}
 
     def counter(self, name: str, label: str = "") -> Count:
         """The counter of ``name`` for ``label`` (a protocol, a reason …)."""

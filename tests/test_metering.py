@@ -25,6 +25,13 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(self.meter.count("messages", "mqtt"), 4)
         self.assertEqual(self.meter.counts(), {("messages", "mqtt"): 4, ("messages", "http"): 1})
 
+    def test_gauges(self) -> None:
+        """A gauge tells the value of the moment when it is asked."""
+        values = [1]
+        self.meter.gauge("things", lambda: values[-1])
+        values.append(5)
+        self.assertEqual(self.meter.gauges(), {"things": 5})
+
     def test_unknown(self) -> None:
         """What was never counted is 0, and asking does not make a counter of it."""
         self.assertEqual(self.meter.count("messages"), 0)

@@ -78,6 +78,7 @@ class Health:
         gauges = {
             "connections": len(self._gateway.connections),
             "bus_available": int(self._gateway.available),
+            **self._gateway.meter.gauges(),
         }
         text = metrics_text(self._gateway.meter.counts(), gauges)
         return Answer(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")

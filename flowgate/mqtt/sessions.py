@@ -122,6 +122,13 @@ class Sessions:
         self._gateway = gateway
         self._store = store
         self._peers = peers
+        meter = gateway.meter
+        meter.gauge("sessions", lambda: sum(not known.clean for known in self._known.values()))
+        # A rate of what has never happened yet is 0, not nothing.
+        meter.counter("sessions_expired", "mqtt")
+        meter.counter("clients_cut", "mqtt slow")
+        for reason in ("slow", "session", "billing"):
+            meter.counter("messages_dropped", f"mqtt {reason}")
         self._clock = clock
         self._now = now
         self._seats: dict[str, Seat] = {}
