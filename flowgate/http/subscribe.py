@@ -356,6 +356,12 @@ class EventStream:
         if self._left:
             return
         self.leave()
+        if reason is not None:
+            _log.info(
+                "request {request_id}: the event stream is ended: {code}",
+                request_id=self._request.request_id,
+                code=reason.code,
+            )
         if self._outbox is None:
             if not self._started.called:
                 self._started.errback(reason or BusUnavailable("this node is going away; connect again"))

@@ -188,10 +188,10 @@ class MqttProtocol(Protocol):
         self._had_room()
 
     @property
-    def _address(self) -> str:
-        """Where the client is, for the log while it has no name yet."""
-        peer = self.transport.getPeer()
-        return f"at {peer.host}" if hasattr(peer, "host") else ""
+    def _where(self) -> str:
+        """Where the client is, for the log while it has no name."""
+        host = getattr(self.transport.getPeer(), "host", None)
+        return "" if host is None else f" at {host}"
 
     @property
     def _closed(self) -> bool:
@@ -209,9 +209,10 @@ class MqttProtocol(Protocol):
         return self._principal
 
     def _refuse(self, violation: ProtocolViolation) -> None:
-        _log.info(
-            "MQTT client {client!r} closed: {violation}", client=self._client or self._address, violation=violation
-        )
+        if self._client:
+            _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
+        else:
+            _log.info("an MQTT client{where} closed: {violation}", where=self._where, violation=violation)
         if isinstance(violation, packets.UnacceptableProtocolLevel) and self._state is State.CONNECTING:
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
@@ -313,7 +314,7 @@ class MqttProtocol(Protocol):
         client_id = packet.client_id
         if not client_id:
             if not packet.clean_session:
-                _log.info("MQTT CONNECT refused: a session to be kept, and no client identifier")
+                _log.info("MQTT CONNECT{where} refused: a session, and no client identifier", where=self._where)
                 self._outbox.write(packets.connack(False, ReturnCode.IDENTIFIER_REJECTED))  # [MQTT-3.1.3-8]
                 self._close()
                 return

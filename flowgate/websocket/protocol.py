@@ -309,6 +309,7 @@ class WebSocketConnection(WebSocketServerProtocol):
                 self._abort()
             return
         if reason is not None:
+            _log.info("a WebSocket was closed: {code}", code=reason.code)
             self.send(frames.notice(reason.code, detail=reason.detail))
             self._close(frames.close_code(reason), reason.code)
         elif not self._draining:
