@@ -238,8 +238,7 @@ class Gateway:
             return self.publish_run(
                 Run(topic, [payload], qos=qos, ttl=route.age, retain=retain, message_ids=[message_id])
             )
-        stored = self.publish(route, payload, message_id=message_id, qos=qos, retain=retain)
-        return stored.addCallback(lambda _: None)
+        return self.publish_again(route, payload, message_id=message_id, qos=qos, retain=retain, late=True)
 
     def check_size(self, size: int) -> None:
         """:raises MessageTooLarge: if a payload of ``size`` bytes is not taken."""
@@ -270,9 +269,15 @@ class Gateway:
         :returns: a Deferred, fired once that holds for all nodes; for this node it holds at once.
         """
         namespace, filter_, full = interest.namespace, interest.filter, interest.full
-        if self._router.subscribe(subscriber, namespace, filter_, full, qos, durable=durable):
-            return self._bus.attach(interest.namespace)
-        return succeed(None)
+        attached = self._bus.attach(namespace)
+        if not self._router.subscribe(subscriber, namespace, filter_, full, qos, durable=durable):
+            # It is there already; whether it holds yet is all that is to be known.
+            return attached.addBoth(self._attached_already, namespace)
+        return attached
+
+    def _attached_already(self, result: None, namespace: Namespace) -> None:
+        self._bus.detach(namespace)
+        return result
 
     def unsubscribe(self, subscriber: ISubscriber, interest: Interest) -> bool:
         """End one subscription.

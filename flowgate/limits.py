@@ -27,6 +27,8 @@ class Limits:
     """Bytes of payload of these deliveries, in flight and waiting."""
     sessions: int = attrs.field(default=100_000, metadata={"least": 0})
     """MQTT sessions that outlive their connections, connected or not, in the whole gateway."""
+    app_sessions: int = attrs.field(default=20_000, metadata={"least": 0})
+    """The same, of one application."""
     session_seconds: int = attrs.field(default=7 * 24 * 3600, metadata={"least": 1})
     """How long such a session is kept for a client that is away."""
     connections: int = attrs.field(default=100_000, metadata={"least": 1})

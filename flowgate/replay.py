@@ -60,6 +60,7 @@ class Replay:
         over: Callable[[Refused | None], None],
         expected: Callable[[Topic, Cursor], bool] | None = None,
         begin: Place = BEGINNING,
+        ended: Callable[[], None] | None = None,
     ) -> None:
         """Be ready; from now on :meth:`live` is to be told what the subscriber is given.
 
@@ -71,6 +72,7 @@ class Replay:
             no more comes.
         :param expected: tells whether a message with this place in history is going to come from there.
         :param begin: where to begin.
+        :param ended: called once nothing more can come, unless :meth:`stop` was, or ``over`` with a reason.
         """
         self._gateway = gateway
         self._interests = interests
@@ -80,6 +82,7 @@ class Replay:
         self._over: Callable[[Refused | None], None] | None = over
         self._expected = expected
         self._begin = begin
+        self._ended = ended
         self._reached = [begin.after if index == begin.interest else 0 for index in range(len(interests))]
         self._seen: set[Topic] = set()
         self._paused: Deferred[None] | None = None
@@ -145,6 +148,8 @@ class Replay:
             except BusUnavailable:
                 continue  # what was put before it went is still to be seen
             break
+        if not self._stopped and self._ended is not None:
+            self._ended()
         self.stop()
 
     async def _read_pages(self, index: int, after: int | None, end: Place | None) -> None:

@@ -22,8 +22,8 @@ class LimitsTests(SynchronousTestCase):
             self.assertLessEqual(value, field.metadata.get("most", value), field.name)
 
     def test_window_has_identifiers(self) -> None:
-        """[MQTT-2.3.1-2]: no more deliveries can be in flight than there are packet identifiers."""
-        self.assertEqual(attrs.fields_dict(Limits)["inflight_messages"].metadata["most"], 65535)
+        """[MQTT-2.3.1-2]: no more deliveries can be in flight than there are identifiers, nor than fit into a state."""
+        self.assertEqual(attrs.fields_dict(Limits)["inflight_messages"].metadata["most"], 16384)
 
 
 class PoliciesTests(SynchronousTestCase):

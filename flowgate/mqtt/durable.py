@@ -31,7 +31,7 @@ _log = Logger()
 _RESENT_AT_ONCE = 50
 """Restored deliveries that are read again together."""
 _LATE_SECONDS = 240
-"""A state this old is of a time whose message ids the stream may forget (after 300 s) before they are repeated."""
+"""The stream forgets message ids after 300 s; what was begun so long ago is looked for in history."""
 _CACHED_TOPICS = 1000
 """Topics whose subscriptions are remembered."""
 
@@ -117,7 +117,6 @@ class Durable:
     """A durable session while its client is connected.
 
     :ivar session: what is in flight.
-    :ivar late: what was begun on the last connection is so long ago that the stream does not notice its repetition.
     """
 
     def __init__(
@@ -147,7 +146,6 @@ class Durable:
         self._client = client
         self.closed = False
         self._abandoned = False
-        self.late = False
         self._doubted = 0  # what was stored before this time, in nanoseconds since 1970 UTC, may have been sent
         self._holding = 0
         self._resent = True
@@ -170,6 +168,14 @@ class Durable:
     @property
     def epoch(self) -> str:
         return self._gateway.epoch
+
+    def now(self) -> float:
+        """Seconds since 1970 UTC."""
+        return self._now()
+
+    def is_late(self, at: float) -> bool:
+        """Whether a QoS 2 publish was begun so long ago that the stream may not notice its repetition."""
+        return self._now() - at > _LATE_SECONDS
 
     def message_id(self, generation: int) -> str:
         """Names a QoS 2 publish of the client for the bus."""
@@ -203,9 +209,7 @@ class Durable:
             cursor = part.cursor()
             if cursor is not None:
                 self._cursors[namespace] = cursor
-        return SavedState(
-            self._base.uid, self._node, self._now(), self._doubted, self._cursors, self.session.state()
-        ).encode()
+        return SavedState(self._base.uid, self._node, self._doubted, self._cursors, self.session.state()).encode()
 
     def _own_state(self, value: bytes) -> bool:
         state = SavedState.decode(value)
@@ -261,7 +265,6 @@ class Durable:
         """Go on where the session was left: what was in flight, then what has been stored since."""
         if saved is not None:
             self._cursors = dict(saved.cursors)
-            self.late = self._now() - saved.at > _LATE_SECONDS
             # Of a node that did not give it up nobody knows what it has sent.
             self._doubted = saved.doubted if saved.owner else int(self._now() * 1e9)
         for namespace in {one.namespace for one in self._subscriptions.values() if one.qos and not one.group}:

@@ -475,7 +475,7 @@ class MqttProtocol(Protocol):
         """
         session, durable = self._session, self._durable
         assert session is not None
-        begun = session.begin(packet.packet_ids)
+        begun = session.begin(packet.packet_ids, 0.0 if durable is None else durable.now())
         told = list(zip(packet.packet_ids, packet.payloads(), begun, strict=True))
         fresh = [(packet_id, payload, one.generation) for packet_id, payload, one in told if one.fresh]
         ids = [packet_id for packet_id, _, _ in fresh]
@@ -498,7 +498,7 @@ class MqttProtocol(Protocol):
                     message_id=durable.message_id(one.generation),
                     qos=2,
                     retain=packet.retain,
-                    late=durable.late,
+                    late=durable.is_late(one.at),
                 )
                 waits.append(again.addCallbacks(*self._outcome([packet_id])))
         return gatherResults(waits, consumeErrors=True).addCallbacks(lambda _: None, _first_reason)
@@ -663,12 +663,14 @@ class MqttProtocol(Protocol):
         session, durable = self._session, self._durable
         assert session is not None
         reply = session.released(packet) if packet.type == _PUBREL else session.acknowledged(packet)
-        if durable is None:
+        if durable is None or not session.touched:
             if reply:
                 self.send(reply)
         elif reply:
+            session.touched = False
             durable.send_kept(reply)
         else:
+            session.touched = False
             durable.changed()
         if session.waiting:
             self.pump()
@@ -731,6 +733,11 @@ class MqttProtocol(Protocol):
         """Write what may not be left out."""
         if not self._outbox.write(data):
             self._cut("it does not read what it is sent")
+
+    def cut_if_overfull(self) -> None:
+        """Cut the client off if it has been given more than it may have waiting."""
+        if self.session.overfull:
+            self._cut("it does not acknowledge what it is sent")
 
     def notice(self, members: dict[str, object]) -> None:
         """Tell the client something, if it listens to its notices."""

@@ -155,7 +155,6 @@ class SavedState:
 
     :ivar uid: of the record that it belongs to; with another one it is left over from an earlier session.
     :ivar owner: the node that wrote it; empty if it was taken from that node, which did not give it up.
-    :ivar at: when that was, in seconds since 1970 UTC.
     :ivar doubted: what was stored before this time (nanoseconds since 1970 UTC) and is not in ``session`` the client
         may have been sent at QoS 1.
     :ivar cursors: by namespace: everything up to there was taken, and is in ``session`` if it is not finished.
@@ -164,7 +163,6 @@ class SavedState:
 
     uid: str
     owner: str
-    at: float
     doubted: int
     cursors: Mapping[Namespace, Cursor]
     session: Mapping[str, Any]
@@ -174,7 +172,6 @@ class SavedState:
         document = {
             "uid": self.uid,
             "owner": self.owner,
-            "at": self.at,
             "doubted": self.doubted,
             "cursors": cursors,
             "session": self.session,
@@ -193,7 +190,6 @@ class SavedState:
             return cls(
                 document["uid"],
                 document["owner"],
-                document["at"],
                 document["doubted"],
                 cursors,
                 document["session"],

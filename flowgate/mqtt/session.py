@@ -38,7 +38,7 @@ from flowgate.mqtt.packets import (
 _LAST_ID = 65535
 
 MOST_UNRELEASED = 16_384
-"""QoS 2 publishes of one client that it may leave without PUBREL."""
+"""QoS 2 publishes that a client may leave without PUBREL, if they have to be kept."""
 
 Place = tuple[str, int, bool]
 """Where a durable delivery can be read again: prefix of the namespace, sequence, whether the full name is shown.  A
@@ -124,12 +124,14 @@ class _Inbound:
     :ivar stored: whether the bus has it.
     :ivar earlier: whether it was begun on an earlier connection.
     :ivar doubtful: whether it is unknown if the bus has it, and nobody is finding out.
+    :ivar at: when it was begun, in seconds since 1970 UTC.
     """
 
     generation: int
     stored: bool = False
     earlier: bool = False
     doubtful: bool = False
+    at: float = 0.0
 
 
 @attrs.frozen(slots=True)
@@ -139,11 +141,13 @@ class Begun:
     :ivar generation: which message it is.
     :ivar fresh: it was not seen before.
     :ivar doubtful: it was seen before, and it is unknown whether the bus has it.
+    :ivar at: when it was seen first, in seconds since 1970 UTC.
     """
 
     generation: int
     fresh: bool
     doubtful: bool
+    at: float = 0.0
 
 
 _NOWHERE = _Waiting("", b"", 0, False, None, None)
@@ -160,6 +164,8 @@ class Session:
     :param queue_messages: the most deliveries that wait behind the window.
     :param queue_bytes: the most bytes of payload in flight and waiting.
     :ivar unsaved: durable QoS 2 deliveries were put in flight since :meth:`state` was called last.
+    :ivar touched: an acknowledgement has changed something since this was set back.
+    :ivar most_unreleased: QoS 2 publishes that the client may leave without PUBREL.
     :ivar finished: the tokens of deliveries that the client has acknowledged; to be emptied by who gave them.
     """
 
@@ -175,6 +181,8 @@ class Session:
         "_unreleased",
         "_window",
         "finished",
+        "most_unreleased",
+        "touched",
         "unsaved",
     )
 
@@ -189,6 +197,8 @@ class Session:
         self._generation = 0
         self._unreleased: dict[int, _Inbound] = {}
         self._unread: list[tuple[int, Place]] = []
+        self.most_unreleased = _LAST_ID
+        self.touched = False
         self.unsaved = False
         self.finished: list[object] = []
 
@@ -206,6 +216,11 @@ class Session:
     def busy(self) -> bool:
         """Whether more deliveries would have to wait."""
         return bool(self._queue) or len(self._flying) >= self._window or self._size >= self._queue_bytes
+
+    @property
+    def overfull(self) -> bool:
+        """Whether more waits than may wait: so it comes from somewhere that does not stop while :attr:`busy`."""
+        return len(self._queue) > self._queue_messages or self._size > self._queue_bytes
 
     @property
     def full(self) -> bool:
@@ -323,6 +338,7 @@ class Session:
             delivery = flying.get(packet_id)
             if delivery is None or delivery.step is not step:
                 continue
+            self.touched = True
             self._size -= delivery.size
             if delivery.token is not None:
                 self.finished.append(delivery.token)
@@ -336,9 +352,10 @@ class Session:
 
     # -- from the client
 
-    def begin(self, packet_ids: Sequence[int]) -> list[Begun]:
+    def begin(self, packet_ids: Sequence[int], now: float = 0.0) -> list[Begun]:
         """Take the identifiers of QoS 2 publishes; one that was not released is the same message ([MQTT-4.3.3-2]).
 
+        :param now: seconds since 1970 UTC.
         :returns: for each what becomes of it.
         :raises ProtocolViolation: if the client leaves too many of them without PUBREL.
         """
@@ -346,13 +363,13 @@ class Session:
         for packet_id in packet_ids:
             known = self._unreleased.get(packet_id)
             if known is None:
-                if len(self._unreleased) >= MOST_UNRELEASED:
-                    raise ProtocolViolation(f"more than {MOST_UNRELEASED} QoS 2 messages without PUBREL")
+                if len(self._unreleased) >= self.most_unreleased:
+                    raise ProtocolViolation(f"more than {self.most_unreleased} QoS 2 messages without PUBREL")
                 self._generation += 1
-                self._unreleased[packet_id] = _Inbound(self._generation)
-                begun.append(Begun(self._generation, True, False))
+                self._unreleased[packet_id] = _Inbound(self._generation, at=now)
+                begun.append(Begun(self._generation, True, False, now))
             else:
-                begun.append(Begun(known.generation, False, known.doubtful))
+                begun.append(Begun(known.generation, False, known.doubtful, known.at))
                 known.doubtful = False  # whoever called finds out
         return begun
 
@@ -384,7 +401,8 @@ class Session:
         :returns: the PUBCOMP packets to send, also for identifiers that are not known ([MQTT-4.3.3-2]).
         """
         for packet_id in packet.packet_ids:
-            self._unreleased.pop(packet_id, None)
+            if self._unreleased.pop(packet_id, None) is not None:
+                self.touched = True
         return acks(Type.PUBCOMP, packet.packet_ids)
 
     # -- beyond the connection
@@ -396,7 +414,8 @@ class Session:
             "next_id": self._next_id,
             "generation": self._generation,
             "inbound": [
-                (packet_id, inbound.generation, inbound.stored) for packet_id, inbound in self._unreleased.items()
+                (packet_id, inbound.generation, inbound.stored, inbound.at)
+                for packet_id, inbound in self._unreleased.items()
             ],
             "flying": [
                 (packet_id, delivery.step.value, *delivery.place)
@@ -416,8 +435,8 @@ class Session:
         """
         self._next_id = state["next_id"]
         self._generation = state["generation"]
-        for packet_id, generation, stored in state["inbound"]:
-            self._unreleased[packet_id] = _Inbound(generation, stored, True, not stored)
+        for packet_id, generation, stored, at in state["inbound"]:
+            self._unreleased[packet_id] = _Inbound(generation, stored, True, not stored, at)
         again: list[tuple[int, Place]] = []
         for packet_id, step, prefix, sequence, full in state["flying"]:
             place = prefix, sequence, full

@@ -8,6 +8,7 @@ session, and can publish the will if the node dies.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from flowgate.interfaces import IPeers, IStore
 from flowgate.message import Entry
 from flowgate.mqtt.durable import Durable, IDurableClient
 from flowgate.mqtt.record import RECORDS, STATES, KeptWill, Record, SavedState, client_key
-from flowgate.mqtt.session import Restored, Session
+from flowgate.mqtt.session import MOST_UNRELEASED, Restored, Session
 from flowgate.topics import Namespace
 
 _log = Logger()
@@ -99,6 +100,11 @@ class _Known:
     clean: bool
 
 
+def _application(key: str) -> str:
+    """The part of a client's key that names its application."""
+    return key.rpartition(".")[0]
+
+
 class Sessions:
     """The seats of this node, and the records of all.
 
@@ -122,8 +128,9 @@ class Sessions:
         self._gateway = gateway
         self._store = store
         self._peers = peers
+        self._counts: Counter[str] = Counter()  # durable sessions of each application
         meter = gateway.meter
-        meter.gauge("sessions", lambda: sum(not known.clean for known in self._known.values()))
+        meter.gauge("sessions", self._counts.total)
         # A rate of what has never happened yet is 0, not nothing.
         meter.counter("sessions_expired", "mqtt")
         meter.counter("clients_cut", "mqtt slow")
@@ -156,7 +163,10 @@ class Sessions:
         self._peers.answer("alive", lambda _: succeed(b""))
         self._peers.hear("connected", self._told)
         self._watch = await self._store.watch(RECORDS, self._changed)
-        await self._look()
+        try:
+            await self._look()
+        except BusUnavailable as reason:
+            _log.warn("the clients of nodes that are gone are looked after later: {reason}", reason=reason.detail)
         for seconds, work in ((LOOK_SECONDS, self._look), (EXPIRY_SECONDS, self._expire)):
             loop = LoopingCall(self._looked_after(work))
             loop.clock = self._clock
@@ -193,15 +203,18 @@ class Sessions:
 
     def _changed(self, key: str, value: bytes | None) -> None:
         record = None
-        if value is None:
-            self._known.pop(key, None)
-        else:
+        known = self._known.pop(key, None)
+        if known is not None and not known.clean:
+            self._counts[_application(key)] -= 1
+        if value is not None:
             try:
                 record = Record.decode(value)
             except ValueError as error:
                 _log.error("the record {key} cannot be read: {error}", key=key, error=error)
                 return
             self._known[key] = _Known(record.owner, record.since, record.clean)
+            if not record.clean:
+                self._counts[_application(key)] += 1
         seat = self._seats.get(key)
         if seat is not None and seat.settled and (record is None or not self._is_of(record, seat)):
             # It may be news of before this node had the client: the store knows.
@@ -286,7 +299,7 @@ class Sessions:
             entry = await self._store.get(STATES, key)
             state = None if entry is None else SavedState.decode(entry.value)
             if state is None or state.uid != record.uid:
-                state = SavedState(record.uid, "", self._now(), 0, {}, Session(1, 0, 0).state())
+                state = SavedState(record.uid, "", 0, {}, Session(1, 0, 0).state())
             try:
                 taken = attrs.evolve(state, owner="").encode()
                 await self._store.put(STATES, key, taken, 0 if entry is None else entry.revision)
@@ -328,7 +341,7 @@ class Sessions:
         """A client without a record has connected to another node."""
         key, since, node = json.loads(payload)
         seat = self._next.get(key) or self._seats.get(key)
-        if seat is None:
+        if seat is None or seat.left:
             return
         # Of two connections at the same moment each node must close the same one, whatever their clocks say.
         if (seat.since, self._peers.node) < (since, node):
@@ -486,8 +499,10 @@ class Sessions:
         stored: Entry | None = await self._store.get(STATES, seat.key)
         limits = self._gateway.limits
         if record is None or record.clean:
-            if len(self._known) >= limits.sessions and seat.key not in self._known:
+            if self._counts.total() >= limits.sessions:
                 raise TooManyConnections(f"the gateway keeps at most {limits.sessions} MQTT sessions")
+            if self._counts[_application(seat.key)] >= limits.app_sessions:
+                raise TooManyConnections(f"an application has at most {limits.app_sessions} MQTT sessions")
             record = Record(client_id, uuid4().hex, False, "", 0.0, self._gateway.epoch)
         else:
             seat.present = True  # [MQTT-3.2.2-2]: also without subscriptions
@@ -496,6 +511,7 @@ class Sessions:
         seat.record = record
         revision = await self._put_record(seat.key, record, revision)
         session = Session(limits.inflight_messages, limits.queued_messages, limits.queued_bytes)
+        session.most_unreleased = MOST_UNRELEASED
         saved = restored = None
         if stored is not None:
             saved = SavedState.decode(stored.value)

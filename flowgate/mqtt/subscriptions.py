@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import repeat
 from typing import Protocol
 
@@ -43,6 +43,8 @@ NOTICES = "$SYS/notices"
 SHARED = "$share/"
 _NAMES_BYTES = 384 * 1024
 """The names of a session's subscriptions: with its will they are one value in the store."""
+_SHARED_SUBSCRIPTIONS = 100
+"""Shared subscriptions of one connection: each is a request that the bus keeps open."""
 _SHARED_AT_ONCE = 64
 """Messages of a shared subscription that one member has before it has finished any."""
 _RETRY_SECONDS = 1.0
@@ -81,6 +83,9 @@ class ISubscribingClient(Protocol):
     def lost(self, reason: Refused) -> None:
         """A subscription cannot go on."""
 
+    def cut_if_overfull(self) -> None:
+        """Cut the client off if it has been given more than it may have waiting."""
+
     def deliver(self, run: Run, full: bool, qos: int) -> None:
         """Take what is published, as :class:`~flowgate.interfaces.ISubscriber` does."""
 
@@ -111,6 +116,7 @@ class _Member:
         if self.qos and run.qos:
             client.session.put(name, run.payloads, 1, repeat(None), tokens=[(self, handle) for handle in handles])
             client.pump()
+            client.cut_if_overfull()
         else:
             client.write(packets.publishes(name, run.payloads), run.count)
             client.room(False).addCallback(lambda _: self.finished(handles))
@@ -133,27 +139,47 @@ class _Member:
 
 
 class _Retained:
-    """The retained messages of one new subscription: from the replay to the client."""
+    """The retained messages of one new subscription: from the replay to the client.
+
+    :ivar reading: whether they are being read.
+    :ivar stopped: whether nobody wants them any more.
+    """
 
     def __init__(
-        self, subscriptions: Subscriptions, interest: Interest, qos: int, gateway: Gateway, clock: IReactorTime
+        self,
+        subscriptions: Subscriptions,
+        name: str,
+        interest: Interest,
+        qos: int,
+        gateway: Gateway,
+        clock: IReactorTime,
     ) -> None:
         self._subscriptions = subscriptions
+        self._name = name
         self._interest = interest
         self._qos = qos
         self._gateway = gateway
         self._clock = clock
         self._place = BEGINNING
         self._again: IDelayedCall | None = None
+        self.reading = self.stopped = False
         self._replay = self._make()
 
     def _make(self) -> Replay:
-        client = self._subscriptions.client
+        behind = self._subscriptions.client.behind
         return Replay(
-            self._gateway, [self._interest], self._clock, client.behind, self._give, self._over, begin=self._place
+            self._gateway,
+            [self._interest],
+            self._clock,
+            behind,
+            self._give,
+            self._over,
+            begin=self._place,
+            ended=self._ended,
         )
 
     def start(self) -> None:
+        self.reading = True
         self._again = None
         self._replay.start()
 
@@ -168,6 +194,12 @@ class _Retained:
             self._again = self._clock.callLater(_RETRY_SECONDS, self.start)
         elif reason is not None:
             self._subscriptions.client.lost(reason)
+        else:
+            self.reading = False
+            self._subscriptions.next_retained()
+
+    def _ended(self) -> None:
+        self._subscriptions.forget(self._name, self)
 
     def live(self, run: Run) -> bool:
         return self._replay.live(run)
@@ -176,6 +208,8 @@ class _Retained:
         self._replay.resume()
 
     def stop(self) -> None:
+        self.stopped = True
+        self.reading = False
         self._replay.stop()
         if self._again is not None:
             self._again.cancel()
@@ -200,6 +234,9 @@ class Subscriptions:
         self._interests: dict[str, Interest] = {}
         self._members: dict[str, _Member] = {}
         self._retained: dict[str, _Retained] = {}
+        self._pending: deque[_Retained] = deque()
+        self._current: _Retained | None = None
+        self._advancing = False
         self._pumping = False
         self._size = 0  # bytes of all names in a record of the session
 
@@ -210,6 +247,8 @@ class Subscriptions:
 
         :param answered: called once SUBACK is sent.
         """
+        for name, _ in packet.filters:
+            self._check(name)
         codes: list[int] = []
         kept: list[Subscription] = []
         waiting: list[Deferred[None]] = []
@@ -228,8 +267,6 @@ class Subscriptions:
                     granted.append((name, interest, qos))
                     codes.append(qos)
             except Refused as refusal:
-                if isinstance(refusal, InvalidTopic) and not isinstance(refusal, TopicTooLong):
-                    raise ProtocolViolation(refusal.detail) from None  # [MQTT-4.7.1-2], [-3], [MQTT-4.7.3-1]
                 refused.append(refusal)
                 codes.append(packets.FAILURE)
         if refused:
@@ -273,15 +310,30 @@ class Subscriptions:
             reason = Internal()
         self.client.lost(reason)
 
+    def _check(self, name: str) -> None:
+        """Check the form of a filter, before anything is done and whatever the client may read.
+
+        :raises ProtocolViolation: if it is malformed ([MQTT-4.7.1-2], [MQTT-4.7.1-3], [MQTT-4.7.3-1]).
+        """
+        filter_ = name
+        if name.startswith(SHARED):
+            _, separator, filter_ = name.removeprefix(SHARED).partition("/")
+            if not separator:
+                return  # no shared subscription either: that is refused for itself
+        principal = self.client.principal
+        try:
+            check_filter(resolve(filter_, principal.home, principal.grants.namespaces).rest)
+        except TopicTooLong:
+            return  # well-formed, and more than we take
+        except InvalidTopic as refusal:
+            raise ProtocolViolation(refusal.detail) from None
+
     def _interest(self, name: str, filter_: str) -> Interest:
         """What a filter stands for.
 
         :raises Refused: if the client may not subscribe to it.
         """
         principal = self.client.principal
-        with suppress(TopicTooLong):
-            # Before the grants: what is malformed closes the connection, whatever the client may read.
-            check_filter(resolve(filter_, principal.home, principal.grants.namespaces).rest)
         interest = self._gateway.interest(principal, filter_)
         if name not in self._interests:
             size = self._size + len(json.dumps(name)) + len(json.dumps(interest.filter))
@@ -295,6 +347,8 @@ class Subscriptions:
         group, separator, filter_ = name.removeprefix(SHARED).partition("/")
         if not group or not separator or "+" in group or "#" in group:
             raise InvalidParameter("a shared subscription has the form $share/GROUP/FILTER")
+        if name not in self._members and len(self._members) >= _SHARED_SUBSCRIPTIONS:
+            raise InvalidParameter("too many shared subscriptions")
         interest = self._interest(name, filter_)
         kept.append(_kept(name, interest, min(qos, 1), group))
         old = self._members.get(name)
@@ -337,6 +391,7 @@ class Subscriptions:
             retained = self._retained.pop(name, None)
             if retained is not None:
                 retained.stop()
+                self.next_retained()
             if member is not None:
                 member.leave()
             elif interest is not None:
@@ -382,8 +437,25 @@ class Subscriptions:
             old = self._retained.get(name)
             if old is not None:
                 old.stop()
-            retained = self._retained[name] = _Retained(self, interest, qos, self._gateway, self._clock)
-            retained.start()
+            retained = self._retained[name] = _Retained(self, name, interest, qos, self._gateway, self._clock)
+            self._pending.append(retained)
+        self.next_retained()
+
+    def next_retained(self) -> None:
+        """Read what is retained for one filter after the other: each may hold a page for a slow client."""
+        if self._advancing:
+            return  # further up: whoever does it there goes on
+        self._advancing = True
+        while self._pending and (self._current is None or not self._current.reading):
+            self._current = self._pending.popleft()
+            if not self._current.stopped:
+                self._current.start()
+        self._advancing = False
+
+    def forget(self, name: str, retained: _Retained) -> None:
+        """Nothing more will come for a filter."""
+        if self._retained.get(name) is retained:
+            del self._retained[name]
 
     def deliver_retained(self, run: Run, interest: Interest, qos: int) -> None:
         """Deliver one retained message with its flag ([MQTT-3.3.1-8])."""

@@ -249,7 +249,8 @@ class StopTests(TestsWithDirectory):
             began = time.monotonic()
             assert gateway.process is not None
             gateway.process.terminate()
-            # The will is not published: the gateway's going is not the client's death.
+            # [MQTT-3.1.2-8]: the connection is closed without DISCONNECT.
+            self.assertEqual(websocket.frame(), {"action": "message", "topic": "t", "data": "will"})
             self.assertEqual(websocket.frame()["code"], "going_away")
             with self.assertRaises(ConnectionClosed) as closed:
                 websocket.connection.recv(PATIENCE)

@@ -147,6 +147,15 @@ class SessionPresentTests(DurableTests):
         self.assertEqual(node.peer("b", clean_session=False).got(), [Connack(False, 3)])
         self.assertEqual(node.peer("a", clean_session=False).got(), [Connack(True, 0)])
 
+    def test_too_many_of_one_application(self) -> None:
+        """One application cannot take what is there for all."""
+        node = Node(self.cluster, Limits(app_sessions=1))
+        self.leave(node.peer("a", clean_session=False))
+        self.assertEqual(node.peer("b", clean_session=False).got(), [Connack(False, 3)])
+        self.assertEqual(node.peer("b", token="bob", clean_session=False).got(), [Connack(False, 0)])
+        self.leave(node.peer("a"))
+        self.assertEqual(node.peer("c", clean_session=False).got(), [Connack(False, 0)])
+
     def test_bus_away(self) -> None:
         """While the store is away a durable session cannot be had: code 3."""
         self.node.store.away = True
@@ -587,6 +596,33 @@ class InboundTests(DurableTests):
         self.settle()
         self.assertEqual(self.count(b"2"), 1)
 
+    def test_slow_to_repeat(self) -> None:
+        """[MQTT-4.3.3-2]: a client that is back at once, and repeats long afterwards, is known all the same."""
+        peer = self.durable()
+        peer.send(packets.publishes("open/a", [b"1"], 2, [7]))
+        for _ in range(12):
+            if not self.count(b"1"):
+                self.cluster.clock.advance(0)
+        self.node.die()
+        self.node = Node(self.cluster, LIMITS)
+        self.settle()
+        peer = self.durable(present=True)
+        self.cluster.clock.pump([30] * 20)
+        peer.send(packets.publishes("open/a", [b"1"], 2, [7], dup=True))
+        self.settle()
+        self.assertEqual(peer.packets(), [Ack(Type.PUBREC, (7,))])
+        self.assertEqual(self.count(b"1"), 1)
+
+    def test_unknown_release(self) -> None:
+        """A PUBREL for nothing is answered at once: it writes nothing."""
+        peer = self.durable()
+        self.settle()
+        self.node.store.puts = 0
+        peer.send(packets.acks(Type.PUBREL, (9,)), packets.acks(Type.PUBREC, (8,)))
+        self.assertEqual(peer.packets(), [Ack(Type.PUBCOMP, (9,)), Ack(Type.PUBREL, (8,))])
+        self.cluster.clock.pump([1, 1])
+        self.assertEqual(self.node.store.puts, 0)
+
     def test_released(self) -> None:
         """PUBCOMP is sent only once the store knows that the identifier is free; a crash does not bring it back."""
         peer = self.durable()
@@ -710,6 +746,24 @@ class WillTests(DurableTests):
         self.successResultOf(self.node.started)
         self.assertFalse(self.published())
         self.assertEqual(self.node.peer("m").got(), [Connack(False, 0)])
+
+    def test_after_a_long_outage(self) -> None:
+        """A will that was stored without an answer is found in history when it is published again much later."""
+        peer = self.mortal(True)
+        publish = self.cluster.bus.publish
+
+        def unanswered(run: Any) -> Any:
+            return publish(run).addCallback(lambda _: fail(BusUnavailable()))
+
+        self.patch(self.cluster.bus, "publish", unanswered)
+        peer.lose()
+        self.settle()
+        self.cluster.bus.go_away()
+        self.cluster.clock.pump([30] * 20)
+        self.cluster.bus.come_back()
+        self.cluster.clock.pump([1, 1])
+        self.settle()
+        self.assertEqual(sum(entry.payload == b"gone" for entry in self.cluster.bus._entries), 1)
 
     def test_damaged_record(self) -> None:
         """A record that cannot be read costs a node that starts nothing, and its client gets a new one."""

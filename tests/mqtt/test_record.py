@@ -55,7 +55,7 @@ class RecordTests(SynchronousTestCase):
         session.put("t", [b"1", b"2", b"3"], 2, [("alice_shop_", number, False) for number in (1, 2, 3)])
         session.pump(1000)
         session.begin([7])
-        state = SavedState("u", "node", 1.5, 7, {HOME: Cursor("e", 3)}, session.state())
+        state = SavedState("u", "node", 7, {HOME: Cursor("e", 3)}, session.state())
         restored = SavedState.decode(state.encode())
         self.assertEqual(dict(restored.cursors), dict(state.cursors))
         again = Session(2, 10, 1000)

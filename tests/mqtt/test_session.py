@@ -451,6 +451,7 @@ class InboundTests(SynchronousTestCase):
     def test_bound(self) -> None:
         """A client that leaves too many publishes without PUBREL is at fault; what it has begun it may repeat."""
         session = Session(1, 1, 1)
+        session.most_unreleased = MOST_UNRELEASED
         session.begin(range(1, MOST_UNRELEASED + 1))
         with self.assertRaises(ProtocolViolation):
             session.begin([MOST_UNRELEASED + 1])

@@ -183,6 +183,36 @@ class RetainedTests(SubscriptionTests):
         self.assertEqual(self.messages(again), [("open/a", b"a", 2, True)])
         self.assertEqual([one.type for one in again if isinstance(one, Ack)], [Type.PUBREL])
 
+    def test_one_filter_after_the_other(self) -> None:
+        """However many filters a SUBSCRIBE has, one page of retained messages is asked for at a time."""
+        self.publish("open/a", b"x", retain=True)
+        asked: list[int] = []
+        read = self.cluster.retained.page
+
+        def page(*arguments: Any) -> Deferred[RetainedPage]:
+            asked.append(1)
+            return read(*arguments).addBoth(lambda result: asked.pop() and result)
+
+        self.patch(self.cluster.retained, "page", page)
+        peer = self.peer("s")
+        peer.send(packets.subscribe(1, [(f"open/{'+' if number % 2 else 'a'}", 0) for number in range(6)]))
+        most = 0
+        for _ in range(60):
+            most = max(most, len(asked))
+            self.settle()
+        self.assertEqual(most, 1)
+        self.assertEqual(len(self.messages(peer.packets())), 2)
+        self.cluster.clock.pump([1, 1])
+        self.settle()
+        self.assertEqual(peer.protocol._subscriptions._retained, {})  # type: ignore[union-attr]
+
+    def test_malformed_among_others(self) -> None:
+        """Of a SUBSCRIBE with a malformed filter nothing is done."""
+        peer = self.peer("s")
+        peer.send(packets.subscribe(1, [("open/a", 1), ("open/a#", 1)]))
+        self.assertTrue(peer.closed)
+        self.assertEqual(self.node.gateway._router._spaces, {})
+
     def test_bus_comes_back(self) -> None:
         """While the store of retained messages is away they are waited for, as long as the client is subscribed."""
         self.publish("open/a", b"x", retain=True)
@@ -242,6 +272,23 @@ class SharedTests(SubscriptionTests):
         self.assertEqual(peer.got(), [Suback(1, (1,))])
         self.publish("open/a", b"x", qos=2)
         self.assertEqual(self.messages(peer.packets()), [("open/a", b"x", 1, False)])
+
+    def test_does_not_acknowledge(self) -> None:
+        """A member that is given more than may wait, and acknowledges nothing, is cut off; others get its messages."""
+        small = Node(self.cluster, Limits(inflight_messages=2, queued_messages=3, connections=10))
+        slow = small.peer("slow")
+        slow.packets()
+        self.subscribe(slow, ("$share/g/open/+", 1))
+        (good,) = self.members(1)
+        self.publish("open/a", *(b"%d" % n for n in range(20)))
+        self.assertTrue(slow.closed or slow.transport.disconnected)
+        got: set[bytes] = set()
+        for _ in range(20):
+            found = [one for one in good.packets() if isinstance(one, Publish)]
+            got |= {payload for one in found for payload in one.payloads()}
+            good.send(packets.acks(Type.PUBACK, [packet_id for one in found for packet_id in one.packet_ids]))
+            self.settle()
+        self.assertEqual(got, {b"%d" % n for n in range(20)})
 
     def test_unacknowledged_go_on(self) -> None:
         """What a member has not acknowledged when it leaves is given to another one."""
