@@ -218,12 +218,13 @@ class Gateway:
             await self.publish(route, payload, message_id=message_id, qos=qos, retain=retain)
 
     def publish_trusted(
-        self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool
+        self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool, late: bool = False
     ) -> Deferred[None]:
         """Publish what a client was permitted to publish before, and this node publishes in its place: a will.
 
         :param message_id: however often and by whichever node it is published, at QoS 1 and 2 it is stored once.
         :param again: whether it may have been published already.
+        :param late: whether that may have been longer ago than the stream notices.
         :returns: a Deferred, fired once it is stored; at QoS 0 at once.
         :raises BusUnavailable: through the Deferred.
         """
@@ -238,7 +239,7 @@ class Gateway:
             return self.publish_run(
                 Run(topic, [payload], qos=qos, ttl=route.age, retain=retain, message_ids=[message_id])
             )
-        return self.publish_again(route, payload, message_id=message_id, qos=qos, retain=retain, late=True)
+        return self.publish_again(route, payload, message_id=message_id, qos=qos, retain=retain, late=late)
 
     def check_size(self, size: int) -> None:
         """:raises MessageTooLarge: if a payload of ``size`` bytes is not taken."""

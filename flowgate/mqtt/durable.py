@@ -30,7 +30,7 @@ _log = Logger()
 
 _RESENT_AT_ONCE = 50
 """Restored deliveries that are read again together."""
-_LATE_SECONDS = 240
+LATE_SECONDS = 240
 """The stream forgets message ids after 300 s; what was begun so long ago is looked for in history."""
 _CACHED_TOPICS = 1000
 """Topics whose subscriptions are remembered."""
@@ -175,7 +175,7 @@ class Durable:
 
     def is_late(self, at: float) -> bool:
         """Whether a QoS 2 publish was begun so long ago that the stream may not notice its repetition."""
-        return self._now() - at > _LATE_SECONDS
+        return self._now() - at > LATE_SECONDS
 
     def message_id(self, generation: int) -> str:
         """Names a QoS 2 publish of the client for the bus."""
@@ -234,6 +234,17 @@ class Durable:
     def changed(self) -> None:
         """The session has changed in a way that may be kept later."""
         self._state.changed_a_little()
+
+    def acknowledge(self, data: bytes) -> None:
+        """Send PUBREL or PUBCOMP packets once what they tell the client to forget is kept.
+
+        Those that change nothing need no write of their own; but they may be a repetition, so they overtake none.
+        """
+        if self.session.touched or not self._state.settled:
+            self.session.touched = False
+            self.send_kept(data)
+        else:
+            self._client.send(data)
 
     def send_kept(self, data: bytes) -> None:
         """Send packets once the session is kept as it is now."""

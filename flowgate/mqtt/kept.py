@@ -87,6 +87,11 @@ class Kept:
         self._over: Deferred[None] | None = None
         self.revision = revision
 
+    @property
+    def settled(self) -> bool:
+        """Whether what is stored is all that was to be written."""
+        return not (self._wanted or self._writing or self._retry is not None)
+
     def changed(self, then: Callable[[], None] | None = None) -> None:
         """Write the value that is there when this read's work is done.
 

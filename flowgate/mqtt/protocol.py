@@ -663,13 +663,12 @@ class MqttProtocol(Protocol):
         session, durable = self._session, self._durable
         assert session is not None
         reply = session.released(packet) if packet.type == _PUBREL else session.acknowledged(packet)
-        if durable is None or not session.touched:
+        if durable is None:
             if reply:
                 self.send(reply)
         elif reply:
-            session.touched = False
-            durable.send_kept(reply)
-        else:
+            durable.acknowledge(reply)
+        elif session.touched:
             session.touched = False
             durable.changed()
         if session.waiting:

@@ -8,7 +8,6 @@ session, and can publish the will if the node dies.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -26,7 +25,7 @@ from flowgate.gate import Gate
 from flowgate.gateway import Gateway
 from flowgate.interfaces import IPeers, IStore
 from flowgate.message import Entry
-from flowgate.mqtt.durable import Durable, IDurableClient
+from flowgate.mqtt.durable import LATE_SECONDS, Durable, IDurableClient
 from flowgate.mqtt.record import RECORDS, STATES, KeptWill, Record, SavedState, client_key
 from flowgate.mqtt.session import MOST_UNRELEASED, Restored, Session
 from flowgate.topics import Namespace
@@ -38,6 +37,7 @@ LOOK_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 """How often sessions are looked for that were left alone for too long."""
 _RETRY_SECONDS = 1.0
+_SETTLE_SECONDS = 0.02
 _TAKEOVER_SECONDS = 5.0
 _BURIED_AT_ONCE = 64
 """Clients of a dead node that are looked after at once."""
@@ -128,9 +128,10 @@ class Sessions:
         self._gateway = gateway
         self._store = store
         self._peers = peers
-        self._counts: Counter[str] = Counter()  # durable sessions of each application
+        self._counts: dict[str, int] = {}  # durable sessions of each application
+        self._total = 0
         meter = gateway.meter
-        meter.gauge("sessions", self._counts.total)
+        meter.gauge("sessions", lambda: self._total)
         # A rate of what has never happened yet is 0, not nothing.
         meter.counter("sessions_expired", "mqtt")
         meter.counter("clients_cut", "mqtt slow")
@@ -197,7 +198,12 @@ class Sessions:
                 loop.stop()
         for working in list(self._working):
             working.cancel()
-        return DeferredList(list(self._leaving)).addCallback(lambda _: None)
+        return Deferred.fromCoroutine(self._settled())
+
+    async def _settled(self) -> None:
+        """Wait until nobody comes or goes."""
+        while self._leaving or any(seat.opening for seat in self._seats.values()):
+            await deferLater(self._clock, _SETTLE_SECONDS)
 
     # -- what is known of all nodes
 
@@ -205,7 +211,7 @@ class Sessions:
         record = None
         known = self._known.pop(key, None)
         if known is not None and not known.clean:
-            self._counts[_application(key)] -= 1
+            self._count(key, -1)
         if value is not None:
             try:
                 record = Record.decode(value)
@@ -214,11 +220,18 @@ class Sessions:
                 return
             self._known[key] = _Known(record.owner, record.since, record.clean)
             if not record.clean:
-                self._counts[_application(key)] += 1
+                self._count(key, 1)
         seat = self._seats.get(key)
         if seat is not None and seat.settled and (record is None or not self._is_of(record, seat)):
             # It may be news of before this node had the client: the store knows.
             self._in_background(self._verify(seat))
+
+    def _count(self, key: str, change: int) -> None:
+        application = _application(key)
+        self._total += change
+        self._counts[application] = count = self._counts.get(application, 0) + change
+        if not count:
+            del self._counts[application]
 
     def _is_of(self, record: Record, seat: Seat) -> bool:
         assert seat.record is not None
@@ -499,9 +512,9 @@ class Sessions:
         stored: Entry | None = await self._store.get(STATES, seat.key)
         limits = self._gateway.limits
         if record is None or record.clean:
-            if self._counts.total() >= limits.sessions:
+            if self._total >= limits.sessions:
                 raise TooManyConnections(f"the gateway keeps at most {limits.sessions} MQTT sessions")
-            if self._counts[_application(seat.key)] >= limits.app_sessions:
+            if self._counts.get(_application(seat.key), 0) >= limits.app_sessions:
                 raise TooManyConnections(f"an application has at most {limits.app_sessions} MQTT sessions")
             record = Record(client_id, uuid4().hex, False, "", 0.0, self._gateway.epoch)
         else:
@@ -550,9 +563,6 @@ class Sessions:
     def _give_up(self, seat: Seat, will: KeptWill | None) -> None:
         if seat.durable is not None:
             seat.durable.stop()
-        if will is not None and seat.record is None:
-            self._background(self._publish(will, False), "a will was lost")
-            will = None
         if seat.record is None:
             self._free(seat)
             return
@@ -569,10 +579,10 @@ class Sessions:
 
     async def _leave(self, seat: Seat, record: Record, will: KeptWill | None) -> None:
         # The will first: should this node die in between, another finds it in the record, and its id in the stream.
-        again = False
+        again, began = False, self._now()
         while will is not None:
             try:
-                await self._publish_or_drop(will, record, again)
+                await self._publish_or_drop(will, record, again, self._now() - began > LATE_SECONDS)
                 will = None
             except BusUnavailable:
                 again = True
@@ -619,13 +629,21 @@ class Sessions:
             away = attrs.evolve(last, owner="", since=self._now(), will=None)
             await self._store.put(RECORDS, key, away.encode(), entry.revision)
 
-    async def _publish_or_drop(self, will: KeptWill, record: Record, again: bool) -> None:
+    async def _publish_or_drop(self, will: KeptWill, record: Record, again: bool, late: bool = False) -> None:
         """Publish a will; one that is refused, by limits that have changed for example, is gone.
 
         :raises BusUnavailable: if it can be tried again.
         """
         try:
-            await self._publish(will, again)
+            await self._gateway.publish_trusted(
+                will.topic,
+                will.payload,
+                qos=will.qos,
+                retain=will.retain,
+                message_id=f"will {will.id}",
+                again=again,
+                late=late,
+            )
         except BusUnavailable:
             raise
         except Refused as refusal:
@@ -633,15 +651,7 @@ class Sessions:
                 "the will of MQTT client {client!r} was refused: {code}", client=record.client_id, code=refusal.code
             )
 
-    def _publish(self, will: KeptWill, again: bool) -> Deferred[None]:
-        return self._gateway.publish_trusted(
-            will.topic, will.payload, qos=will.qos, retain=will.retain, message_id=f"will {will.id}", again=again
-        )
-
     # -- work that nobody waits for
-
-    def _background(self, work: Deferred[Any], what: str) -> None:
-        work.addErrback(lambda failure: _log.warn("{what}: {reason}", what=what, reason=failure.getErrorMessage()))
 
     def _later(self, seat: Seat, work: Callable[[Seat], Any]) -> None:
         async def again() -> None:

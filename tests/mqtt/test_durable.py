@@ -623,6 +623,18 @@ class InboundTests(DurableTests):
         self.cluster.clock.pump([1, 1])
         self.assertEqual(self.node.store.puts, 0)
 
+    def test_repeated_release(self) -> None:
+        """A PUBREL that comes again before the first one is kept is answered behind it, not before."""
+        peer = self.durable()
+        peer.send(packets.publishes("open/a", [b"1"], 2, [7]))
+        self.settle()
+        peer.packets()
+        peer.send(packets.acks(Type.PUBREL, (7,)))
+        peer.send(packets.acks(Type.PUBREL, (7,)))
+        self.assertEqual(peer.packets(), [])
+        self.settle()
+        self.assertEqual([one.packet_ids for one in peer.packets()], [(7, 7)])
+
     def test_released(self) -> None:
         """PUBCOMP is sent only once the store knows that the identifier is free; a crash does not bring it back."""
         peer = self.durable()
