@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus import keeper
@@ -337,11 +338,19 @@ class KeeperTests(SynchronousTestCase):
 
     def test_error(self) -> None:
         """A message that the stream does not take has failed; that is logged, but not for each of many."""
-        for _ in range(3):
+
+        def fail_once() -> None:
             put = self.put()
             self.link.answer(self.link.sent.pop(), error={"code": 503, "err_code": 10023, "description": "no room"})
             self.failureResultOf(put, BusUnavailable)
-        self.assertEqual(self.keeper._warned_at, self.clock.seconds())
+
+        with capturedLogs() as events:
+            for _ in range(3):
+                fail_once()
+            self.assertEqual([event["detail"] for event in events], ["no room"])
+            self.clock.advance(10)
+            fail_once()
+            self.assertEqual([event["detail"] for event in events], ["no room"] * 2)
 
     def test_missing_stream(self) -> None:
         """A stream that is not there is made, and the message written once more."""

@@ -23,6 +23,23 @@ _SETTINGS = settings(deadline=None, database=None)
 TOPIC = Topic(Namespace("alice", "shop"), "news")
 
 
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
+
+
+def opening_request(uri: str, *headers: str) -> bytes:
+    """A client's opening handshake (RFC 6455 section 4.1)."""
+    lines = [
+        f"GET {uri} HTTP/1.1",
+        "Host: localhost",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY}",
+        "Sec-WebSocket-Version: 13",
+        *headers,
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
 def masked(payload: bytes, first: int = 0x81, mask: bytes = b"\x0b\xad\xca\xfe") -> bytes:
     """A client's frame (RFC 6455 section 5.2)."""
     size = len(payload)

@@ -42,11 +42,10 @@ from flowgate.websocket.protocol import WebSocketFactory
 from flowgate.websocket.reading import Reading
 from flowgate.websocket.resource import make_resource
 
-from .test_websocket_frames import masked
+from .test_websocket_frames import KEY, masked, opening_request
 
 HOME = Namespace("alice", "shop")
 LIFE = 900
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
@@ -132,16 +131,7 @@ class Peer:
         receiver.makeConnection(self.transport)
 
     def handshake(self, uri: str = "/ws?token=alice", *headers: str) -> Peer:
-        lines = [
-            f"GET {uri} HTTP/1.1",
-            "Host: localhost",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {KEY}",
-            "Sec-WebSocket-Version: 13",
-            *headers,
-        ]
-        self.raw(("\r\n".join(lines) + "\r\n\r\n").encode())
+        self.raw(opening_request(uri, *headers))
         self.answer, _, self._rest = self.transport.value().partition(b"\r\n\r\n")
         self.transport.clear()
         return self

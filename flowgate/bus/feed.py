@@ -98,12 +98,15 @@ class Feed:
 
     # -- beginning and ending
 
-    def begin(self, state: StreamState | None, after: Cursor) -> None:
-        """Start to read behind ``after``.
+    def begin(self, state: StreamState | None, after: Cursor | None) -> None:
+        """Start to read behind ``after``; without one, what the tail brings from now on.
 
         :param state: what the stream holds, or ``None`` to find out together with what is gone.
         """
         if self._state is State.STOPPED:
+            return
+        if after is None:
+            self.go_live()
             return
         self._from_earliest = not after.sequence
         self._unproven = state is None

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from flowgate.bus import wire
 from flowgate.bus.link import Link, decode_json
 from flowgate.bus.stream import StreamSettings, ensure_stream
+from flowgate.bus.warnings import Warnings
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, InvalidParameter, MessageTooLarge, ProtocolViolation, Refused, StartError
 from flowgate.gate import Gate
@@ -46,7 +47,6 @@ QOS: Final = b"Flowgate-QoS"
 
 _REMEMBERED = 32_768  # topics whose last write is known; the oldest one is forgotten first
 _ANSWER_SECONDS = 5.0
-_WARNING_SECONDS = 10.0
 _HEADER_ROOM = 1024  # what the headers of one message may take of the server's max_payload
 _WRONG_LAST = (10071, 10164)  # not replaced: somebody else has written, or is writing
 _NO_MESSAGE = 10037
@@ -184,7 +184,7 @@ class Keeper:
         self._opening = False
         self._turn: IDelayedCall | None = None
         self._watch: IDelayedCall | None = None
-        self._warned_at: float | None = None
+        self._warnings = Warnings(self._log, reactor)
 
     # -- taking
 
@@ -333,7 +333,7 @@ class Keeper:
             self._looking += 1
             Deferred.fromCoroutine(self._look_up(topic)).addErrback(self._broken, topic)
         else:
-            self._warn("a retained message was not stored: {detail}", str(error.get("description")))
+            self._warnings.warn("a retained message was not stored: {detail}", str(error.get("description")))
             self._settle(topic, BusUnavailable())
 
     async def _look_up(self, topic: _Topic) -> None:
@@ -428,9 +428,3 @@ class Keeper:
             self._link.settled()
         if self._watch is None and self._under_way:
             self._watch = self._reactor.callLater(1.0, self._look)
-
-    def _warn(self, text: str, detail: str) -> None:
-        now = self._reactor.seconds()
-        if self._warned_at is None or now - self._warned_at >= _WARNING_SECONDS:
-            self._warned_at = now
-            self._log.warn(text, detail=detail)

@@ -20,6 +20,7 @@ from flowgate.bus import wire
 from flowgate.bus.grouping import flag_headers
 from flowgate.bus.link import Link
 from flowgate.bus.names import LIVE, LOG, topic_subject
+from flowgate.bus.warnings import Warnings
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
 from flowgate.message import Run, Stored
@@ -28,7 +29,6 @@ from flowgate.topics import Topic
 PARCEL_MESSAGES = 1000
 PARCEL_BYTES = 1024 * 1024
 _ANSWER_SECONDS = 5.0
-_WARNING_SECONDS = 10.0
 _HEADER_ROOM = 1024  # what the headers of one message may take of the server's max_payload
 _UNCERTAIN = 10_000  # message ids that are remembered because nobody knows whether they were stored
 _TOO_LARGE_FOR_STREAM = 10054
@@ -127,7 +127,7 @@ class Publisher:
         self._held_bytes = 0
         self._turn: IDelayedCall | None = None
         self._watch: IDelayedCall | None = None
-        self._warned_at: float | None = None
+        self._warnings = Warnings(self._log, reactor)
         self._open = False
         self._max_payload = 0
         self.congested = False
@@ -359,7 +359,7 @@ class Publisher:
             if payload.startswith(b'{"type":'):
                 if payload.startswith(b'{"type":"ack"'):
                     continue  # flow control; the number of parcels under way is ours
-                self._warn("a batch met an error: {detail}", payload[:200].decode("utf-8", "replace"))
+                self._warnings.warn("a batch met an error: {detail}", payload[:200].decode("utf-8", "replace"))
                 continue  # the batch's own acknowledgement follows, with the count of what was stored
             confirmed = 0
             detail = f"status {wire.status(message[3])}" if message[3] else ""
@@ -378,7 +378,7 @@ class Publisher:
         del self._parcels[parcel.token]
         self._link.close_inbox(parcel.token)
         if detail or confirmed < parcel.expected:
-            self._warn("messages were not stored: {detail}", detail or f"{confirmed} of {parcel.expected}")
+            self._warnings.warn("messages were not stored: {detail}", detail or f"{confirmed} of {parcel.expected}")
         # Write on before telling anybody: the server has nothing to do, the tellers' work can overlap.
         self._flush()
         done: list[_Job] = []
@@ -422,7 +422,7 @@ class Publisher:
             elif error.get("err_code") == _TOO_LARGE_FOR_STREAM:
                 result = MessageTooLarge()
             else:
-                self._warn("a message was not stored: {detail}", str(error.get("description")))
+                self._warnings.warn("a message was not stored: {detail}", str(error.get("description")))
         if isinstance(result, Stored):
             # A duplicate was delivered when it was new, unless its first acknowledgement never came.
             uncertain = single.message_id is not None and self._uncertain.pop(single.message_id, False)
@@ -479,12 +479,6 @@ class Publisher:
             self._settled()
         if self._watch is None and (self._parcels or self._singles):
             self._watch = self._reactor.callLater(1.0, self._look)
-
-    def _warn(self, text: str, detail: str) -> None:
-        now = self._reactor.seconds()
-        if self._warned_at is None or now - self._warned_at >= _WARNING_SECONDS:
-            self._warned_at = now
-            self._log.warn(text, detail=detail)
 
 
 def _head(run: Run) -> bytes:

@@ -272,20 +272,28 @@ class History:
 
         :raises BusUnavailable: if JetStream does not answer.
         """
+        found = await self.at_sequences(sequences)
+        return {sequence: self.group([message])[0] for sequence, message in found.items()}
+
+    async def at_sequences(self, sequences: Sequence[int]) -> dict[int, Message]:
+        """The messages with some sequences, as direct gets give them; without those that are not there.
+
+        :raises BusUnavailable: if JetStream does not answer.
+        """
         wanted = list(dict.fromkeys(sequence for sequence in sequences if sequence > 0))
-        found: dict[int, Run] = {}
+        found: dict[int, Message] = {}
         for start in range(0, len(wanted), _LOOKUPS_AT_ONCE):
             some = wanted[start : start + _LOOKUPS_AT_ONCE]
-            runs = await all_of([Deferred.fromCoroutine(self._one(sequence)) for sequence in some])
-            found.update((at, run) for at, run in zip(some, runs, strict=True) if run is not None)
+            messages = await all_of([Deferred.fromCoroutine(self._message(sequence)) for sequence in some])
+            found.update((at, message) for at, message in zip(some, messages, strict=True) if message is not None)
         return found
 
-    async def _one(self, sequence: int) -> Run | None:
+    async def _message(self, sequence: int) -> Message | None:
         name, body = self._settings.name, json.dumps({"seq": sequence}).encode()
         message = await self._link.request(f"$JS.API.DIRECT.GET.{name}", body)
         status = wire.status(message[3])
         if not status:
-            return self.group([message])[0]
+            return message
         if status != 404:
             raise BusUnavailable(f"reading the stream was refused with status {status}")
         if self._settings.replicas == 1:
@@ -298,7 +306,7 @@ class History:
         head, payload = (base64.b64decode(stored.get(part, "")) for part in ("hdrs", "data"))
         place = f"Nats-Subject: {stored['subject']}\r\nNats-Sequence: {sequence}\r\nNats-Time-Stamp: {stored['time']}"
         head = b"%b%b\r\n\r\n" % (head[:-2] or wire.HEADER_LINE, place.encode())  # as a direct get writes them
-        return self.group([(b"", b"", b"", head, payload)])[0]
+        return b"", b"", b"", head, payload
 
 
 def _all_of_it(_subject: str) -> int:

@@ -7,8 +7,6 @@ some minutes and is passed over in reading: until then it says that what comes b
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -20,9 +18,9 @@ from zope.interface import implementer
 from flowgate.bus import wire
 from flowgate.bus.grouping import Grouper, fetched_at, fetched_subject
 from flowgate.bus.keeper import QOS, Keeper, Presence, place_of
-from flowgate.bus.link import Link, NoResponders, decode_json
+from flowgate.bus.link import Link, NoResponders
 from flowgate.bus.names import RETAINED, filter_subject, topic_subject
-from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, TooMuchAtOnce, all_of, fetch
+from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, TooMuchAtOnce, fetch
 from flowgate.bus.stream import StreamSettings
 from flowgate.bus.wire import Message
 from flowgate.errors import BusUnavailable
@@ -32,7 +30,6 @@ from flowgate.message import Cursor, RetainedPage, Run
 from flowgate.topics import Namespace, Topic
 
 _PAGES_AT_ONCE = 32
-_FETCHES_AT_ONCE = 64
 _LATE_SECONDS = 0.05
 _LATE_LOOKS = 40  # after so many the replica that answers is too far behind
 _T = TypeVar("_T")
@@ -117,14 +114,12 @@ class JetStreamRetained:
             return await read()
 
     def _fetched(self, message: Message) -> Run:
-        return self._run(fetched_subject(message), message[3], message[4], *fetched_at(message))
-
-    def _run(self, subject: bytes, head: bytes, payload: bytes, sequence: int, time: int) -> Run:
-        _, topic = self._grouper.known_as(subject)
-        qos = wire.header(head, QOS)
+        sequence, time = fetched_at(message)
+        _, topic = self._grouper.known_as(fetched_subject(message))
+        qos = wire.header(message[3], QOS)
         return Run(
             topic,
-            [payload],
+            [message[4]],
             qos=int(qos) if qos in (b"1", b"2") else 0,
             sequences=[sequence],
             times=[time],
@@ -142,7 +137,8 @@ class JetStreamRetained:
         late = 0
 
         async def read() -> tuple[list[Message], bool]:
-            return await self._pages.run(lambda: self._read(subject, after, min(limit, PAGE_MESSAGES)))
+            asked = min(limit, PAGE_MESSAGES)
+            return await self._pages.run(lambda: Deferred.fromCoroutine(self._read(subject, after, asked)))
 
         while True:
             messages, more = await self._there(read)
@@ -164,10 +160,7 @@ class JetStreamRetained:
             if runs or not more:
                 return RetainedPage(runs, after if more else None, _Places(heads))
 
-    def _read(self, subject: str, after: int, limit: int) -> Deferred[tuple[list[Message], bool]]:
-        return Deferred.fromCoroutine(self._read_now(subject, after, limit))
-
-    async def _read_now(self, subject: str, after: int, limit: int) -> tuple[list[Message], bool]:
+    async def _read(self, subject: str, after: int, limit: int) -> tuple[list[Message], bool]:
         body: dict[str, object] = {"batch": limit, "max_bytes": PAGE_BYTES}
         if not after and ("*" in subject or ">" in subject):
             # By the index of subjects, at a cost that depends on what matches: looking for the next match of a
@@ -190,32 +183,9 @@ class JetStreamRetained:
         return Deferred.fromCoroutine(self._fetch_all(sequences))
 
     async def _fetch_all(self, sequences: Sequence[int]) -> dict[int, Run]:
-        wanted = list(dict.fromkeys(sequence for sequence in sequences if sequence > 0))
-        found: dict[int, Run] = {}
-        for start in range(0, len(wanted), _FETCHES_AT_ONCE):
-            some = wanted[start : start + _FETCHES_AT_ONCE]
-            runs = await all_of([Deferred.fromCoroutine(self._one(sequence)) for sequence in some])
-            found.update((at, run) for at, run in zip(some, runs, strict=True) if run is not None)
-        return found
-
-    async def _one(self, sequence: int) -> Run | None:
-        """One message, or ``None`` if it is not there or a removal."""
-        name, body = self._settings.name, json.dumps({"seq": sequence}).encode()
-        message = await self._there(lambda: self._link.request(f"$JS.API.DIRECT.GET.{name}", body))
-        status = wire.status(message[3])
-        if not status:
-            return self._fetched(message) if message[4] else None
-        if status != 404:
-            raise BusUnavailable(f"reading a retained message was refused with status {status}")
-        if self._settings.replicas == 1:
-            return None
-        # A replica that lags behind may have answered.
-        stored = decode_json(await self._link.request(f"$JS.API.STREAM.MSG.GET.{name}", body)).get("message")
-        if stored is None:
-            return None
-        head, payload = (base64.b64decode(stored.get(part, "")) for part in ("hdrs", "data"))
-        time = wire.nanoseconds(stored["time"].encode())
-        return self._run(stored["subject"].encode(), head, payload, sequence, time) if payload else None
+        found = await self._there(lambda: self._history.at_sequences(sequences))
+        # An empty one is a removal.
+        return {sequence: self._fetched(message) for sequence, message in found.items() if message[4]}
 
 
 def _whole(messages: list[Message], more: bool) -> bool:

@@ -133,7 +133,7 @@ class Feeds:
         subject = filter_subject("*", namespace, filter_)
         tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self, [subject], lambda: self._forget(key))
+            tail = self._tails[key] = Tail(self, [subject], partial(self._tails.pop, key, None))
             tail.start(state.last)
         # The future begins behind what the tail has brought already, which may be more than the answer knew of.
         place = max(state.last, tail.last) if after is None else after.sequence
@@ -144,14 +144,8 @@ class Feeds:
         except BusUnavailable:
             feed.stop()
             raise
-        if after is None:
-            feed.go_live()
-        else:
-            feed.begin(state, after)
+        feed.begin(state, after)
         return feed
-
-    def _forget(self, key: tuple[Namespace, str]) -> None:
-        self._tails.pop(key, None)
 
     async def follow_filters(
         self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None
@@ -162,7 +156,7 @@ class Feeds:
         """
         tail = self._shared.get(namespace)
         if tail is None:
-            tail = self._shared[namespace] = SharedTail(self, namespace, lambda: self._forget_shared(namespace))
+            tail = self._shared[namespace] = SharedTail(self, namespace, partial(self._shared.pop, namespace, None))
         feed = FilteredFeed(self, tail, reader, 0 if after is None else after.sequence)
         tail.feeds[feed] = None
         state: StreamState | None = None
@@ -176,14 +170,8 @@ class Feeds:
         except BusUnavailable:
             feed.stop()
             raise
-        if after is None:
-            feed.go_live()
-        else:
-            feed.begin(state, after)
+        feed.begin(state, after)
         return feed
-
-    def _forget_shared(self, namespace: Namespace) -> None:
-        self._shared.pop(namespace, None)
 
 
 class Tail(Generic[_F]):
@@ -195,7 +183,7 @@ class Tail(Generic[_F]):
 
     _log = Logger()
 
-    def __init__(self, feeds: Feeds, subjects: Sequence[str], unused: Callable[[], None]) -> None:
+    def __init__(self, feeds: Feeds, subjects: Sequence[str], unused: Callable[[], object]) -> None:
         """Describe a tail; :meth:`start` sets it going.
 
         :param subjects: none of which takes in another.
@@ -481,7 +469,7 @@ class SharedTail(Tail[FilteredFeed]):
     filter matches.  Roots are not taken back while the tail lives.
     """
 
-    def __init__(self, feeds: Feeds, namespace: Namespace, unused: Callable[[], None]) -> None:
+    def __init__(self, feeds: Feeds, namespace: Namespace, unused: Callable[[], object]) -> None:
         super().__init__(feeds, [], unused)
         self.namespace = namespace
         self._roots: dict[str, dict[str, str]] = {}  # subjects by first level or _ALL, by kind

@@ -282,10 +282,7 @@ class Durable:
             self._parts[namespace] = _Part(self, namespace, self._start_of(namespace))
         self._resent = restored is None
         if self._parts or restored is not None:
-            self._run(self._begin(restored))
-
-    def _run(self, work: Deferred[None]) -> None:
-        work.addErrback(self._failed)
+            Deferred.fromCoroutine(self._begin(restored)).addErrback(self._failed)
 
     def behind_the_old(self, then: Callable[[], None]) -> None:
         """Have ``then`` called once all that was in flight on the last connection was sent again."""
@@ -309,10 +306,7 @@ class Durable:
         places = [one.since for one in self._subscriptions.values() if one.namespace == namespace and one.qos]
         return Cursor(self._base.epoch, min(places, default=0))
 
-    def _begin(self, restored: Restored | None) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._begin_in_order(restored))
-
-    async def _begin_in_order(self, restored: Restored | None) -> None:
+    async def _begin(self, restored: Restored | None) -> None:
         parts = list(self._parts.values())  # those that a SUBSCRIBE adds meanwhile begin by themselves
         if self._base.epoch != self.epoch:
             # The stream was made anew: no place of the old one means anything.

@@ -226,8 +226,7 @@ class MqttProtocol(Protocol):
         if self._closed:
             return False
         if refusal.status == 402:
-            self._gateway.meter.add("messages_dropped", "mqtt billing")
-            self._account.dropped += 1
+            self._count_dropped("billing", 1)
             self.notice({"code": refusal.code, "detail": refusal.detail, **refusal.members})
             return True
         _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=refusal.code)
@@ -435,8 +434,7 @@ class MqttProtocol(Protocol):
             count=count or "some",
             detail=detail,
         )
-        self._gateway.meter.add("messages_dropped", "mqtt session", max(count, 1))
-        self._account.dropped += max(count, 1)
+        self._count_dropped("session", max(count, 1))
         self.notice({"code": "messages_dropped", "count": count or None, "detail": detail})
 
     # -- PUBLISH
@@ -619,12 +617,8 @@ class MqttProtocol(Protocol):
             self.live(run)
         if qos and run.qos:
             self._deliver_acknowledged(run, full, min(qos, run.qos))
-        elif self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
-            self.factory.sent.value += run.count
-            self._account.sent += run.count
         else:
-            self._gateway.meter.add("messages_dropped", "mqtt slow", run.count)
-            self._account.dropped += run.count
+            self.write(run.wire(_FORMS[full], _ENCODERS[full]), run.count)
 
     def _deliver_acknowledged(self, run: Run, full: bool, qos: int) -> None:
         assert self._session is not None
@@ -655,9 +649,12 @@ class MqttProtocol(Protocol):
             self.factory.sent.value += count
             self._account.sent += count
             return True
-        self._gateway.meter.add("messages_dropped", "mqtt slow", count)
-        self._account.dropped += count
+        self._count_dropped("slow", count)
         return False
+
+    def _count_dropped(self, reason: str, count: int) -> None:
+        self._gateway.meter.add("messages_dropped", f"mqtt {reason}", count)
+        self._account.dropped += count
 
     def _acknowledged(self, packet: Ack) -> None:
         session, durable = self._session, self._durable

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
-from twisted.trial.unittest import SkipTest
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.integration.gateway import PATIENCE
 
@@ -111,3 +112,24 @@ def run(
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def check_lines(test: SynchronousTestCase, mosquitto: Callable[..., list[str]], count: int) -> None:
+    """mosquitto_pub sends many lines at QoS 1, mosquitto_sub gets each once, in order, and ends by itself.
+
+    :param mosquitto: makes the command that runs one of the two with further options.
+    """
+    find("mosquitto_pub", "mosquitto_sub", "stdbuf")
+    options = ("-t", "lines", "-q", "1", "-C", str(count), "-d")
+    subscriber = Program(["stdbuf", "-oL", *mosquitto("mosquitto_sub", *options)])
+    test.addCleanup(subscriber.end)
+    subscriber.until(b"received SUBACK")
+    publisher = " ".join(mosquitto("mosquitto_pub", "-t", "lines", "-q", "1", "-l"))
+    test.assertEqual(run(f"seq {count} | {publisher}"), (0, "", ""))
+    seen: list[int] = []
+    while len(seen) < count:
+        line = subscriber.line()
+        if line.isdigit():
+            seen.append(int(line))
+    test.assertEqual(seen, list(range(1, count + 1)))
+    test.assertEqual(subscriber.process.wait(PATIENCE), 0)

@@ -29,6 +29,20 @@ from tests.integration.nats import NatsServer, nats_server
 TOPIC = Topic(SHOP, "a")
 
 
+def lose_next(bus: JetStreamBus, tail: Any) -> list[Any]:
+    """Lose what a tail's consumer delivers next; returns a list that will hold it."""
+    handlers, key = bus._link._handlers, tail._subscription
+    forward = handlers[key]
+    lost: list[Any] = []
+
+    def lose(messages: list[Any]) -> None:
+        handlers[key] = forward
+        lost.extend(messages)
+
+    handlers[key] = lose
+    return lost
+
+
 class JetStreamBusContractTests(TopicsContract, TestCase):
     """The contract, over a nats-server of its own."""
 
@@ -300,14 +314,7 @@ class JetStreamBusTests(TestCase):
         reader = Reader()
         await bus.follow(SHOP, "#", reader)
         (tail,) = bus._feeds._tails.values()
-        handlers, key = bus._link._handlers, tail._subscription
-        forward, dropped = handlers[key], []
-
-        def drop_once(messages: list[Any]) -> None:
-            handlers[key] = forward
-            dropped.extend(messages)
-
-        handlers[key] = drop_once
+        dropped = lose_next(bus, tail)
         for number in range(10):
             await bus.publish(Run(TOPIC, [b"%d" % number], qos=1))
         await reader.until(lambda: len(reader.seen) == 10)
@@ -391,14 +398,7 @@ class JetStreamBusTests(TestCase):
         reader = Reader()
         await bus.follow_filters(SHOP, ["a", "b"], reader)
         (tail,) = bus._feeds._shared.values()
-        handlers, key = bus._link._handlers, tail._subscription
-        forward, dropped = handlers[key], []
-
-        def drop_once(messages: list[Any]) -> None:
-            handlers[key] = forward
-            dropped.extend(messages)
-
-        handlers[key] = drop_once
+        dropped = lose_next(bus, tail)
         for number in range(10):
             await bus.publish(Run(TOPIC, [b"%d" % number], qos=1))
         await reader.until(lambda: len(reader.seen) == 10)

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.integration.gateway import PATIENCE, RunningGateway
-from tests.integration.programs import Program, find, run
+from tests.integration.programs import Program, check_lines, find, run
 
 
 class ClientTests(SynchronousTestCase):
@@ -68,22 +68,7 @@ class ClientTests(SynchronousTestCase):
 
     def test_mosquitto_many(self) -> None:
         """mosquitto_pub sends many lines at QoS 1, mosquitto_sub gets each once, in order, and ends by itself."""
-        find("mosquitto_pub", "mosquitto_sub", "stdbuf")
-        count = 2000
-        arguments = ("-t", "lines", "-q", "1", "-C", str(count), "-d")
-        subscriber = Program(["stdbuf", "-oL", *self.mosquitto("mosquitto_sub", *arguments)])
-        self.addCleanup(subscriber.end)
-        subscriber.until(b"received SUBACK")
-        publisher = " ".join(self.mosquitto("mosquitto_pub", "-t", "lines", "-q", "1", "-l"))
-        status, _, errors = run(f"seq {count} | {publisher}")
-        self.assertEqual((status, errors), (0, ""))
-        seen: list[int] = []
-        while len(seen) < count:
-            line = subscriber.line()
-            if line.isdigit():
-                seen.append(int(line))
-        self.assertEqual(seen, list(range(1, count + 1)))
-        self.assertEqual(subscriber.process.wait(PATIENCE), 0)
+        check_lines(self, self.mosquitto, 2000)
 
     def test_mosquitto_refused(self) -> None:
         """mosquitto's clients report a wrong token and a filter that is not granted; only MQTT 3.1.1 is served."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from flowgate.mqtt.packets import Will
 from tests.integration.gateway import MqttClient, RunningGateway, read_to_end, until
 from tests.integration.mqtt_session import PersistentClient, Unavailable
-from tests.integration.nats import NatsServer
+from tests.integration.two_nodes import two_nodes
 
 WINDOW = 100
 """Messages in flight, in both directions."""
@@ -364,25 +363,7 @@ class NodesTests(KillCase):
     """Two gateways on one nats-server."""
 
     def setUp(self) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="flowgate-test-"))
-        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
-        (directory / "nats").mkdir()
-        self.server = NatsServer(directory / "nats")
-        self.addCleanup(self.server.kill)
-        self.server.start()
-        self.nodes: list[RunningGateway] = []
-        for name in "ab":
-            home = directory / name
-            home.mkdir()
-            node = RunningGateway(home / "data", CONFIG, ("--nats", self.server.url))
-            node.environment["FLOWGATE_MASTER_SECRET"] = "one-secret-for-both-nodes-of-this-test"
-            self.addCleanup(node.clean_up)
-            self.nodes.append(node.start())
-        self.token = self.nodes[0].token("ann")
-        until(
-            lambda: self.nodes[1].status("/api/v1/topics/t/messages", self.token) == 200,
-            "the key is known to the other node",
-        )
+        self.server, self.nodes, self.token = two_nodes(self, CONFIG)
 
     def test_move_at_random(self) -> None:
         """Sessions that move between two nodes, of which one is killed now and then, and whose nats-server is too."""

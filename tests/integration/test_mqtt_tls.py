@@ -9,19 +9,18 @@ import signal
 import socket
 import ssl
 import tempfile
+from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Bare, Connack, Connect, Publish, Type
 from tests.certificates import DAY, Authority, Signed
 from tests.integration.gateway import PATIENCE, MqttClient, RunningGateway, until
-from tests.integration.programs import Program, find, run
+from tests.integration.paho_exchange import exchange
+from tests.integration.programs import Program, check_lines, find, run
 
 
 class _Tests(SynchronousTestCase):
@@ -102,49 +101,12 @@ class TlsTests(_Tests):
 
     def test_mosquitto_many(self) -> None:
         """[MQTT-7.1.1-1]: thousands of lines at QoS 1 arrive in order, each once."""
-        find("mosquitto_pub", "mosquitto_sub", "stdbuf")
-        count = 3000
-        arguments = ("-t", "lines", "-q", "1", "-C", str(count), "-d")
-        subscriber = Program(["stdbuf", "-oL", *self.mosquitto("mosquitto_sub", *arguments, token=self.token)])
-        self.addCleanup(subscriber.end)
-        subscriber.until(b"received SUBACK")
-        publisher = " ".join(self.mosquitto("mosquitto_pub", "-t", "lines", "-q", "1", "-l", token=self.token))
-        self.assertEqual(run(f"seq {count} | {publisher}"), (0, "", ""))
-        seen: list[int] = []
-        while len(seen) < count:
-            line = subscriber.line()
-            if line.isdigit():
-                seen.append(int(line))
-        self.assertEqual(seen, list(range(1, count + 1)))
-        self.assertEqual(subscriber.process.wait(PATIENCE), 0)
+        check_lines(self, partial(self.mosquitto, token=self.token), 3000)
 
     def test_paho(self) -> None:
         """paho-mqtt exchanges large and many messages at every QoS, and lives by its keep alive."""
-        received: Queue[tuple[bytes, int]] = Queue()
-        events: Queue[Any] = Queue()
-        client = paho.Client(CallbackAPIVersion.VERSION2, "paho", protocol=paho.MQTTv311)
-        client.username_pw_set("Bearer", self.token)
-        client.tls_set_context(self.context())
-        client.on_message = lambda _client, _data, message: received.put((bytes(message.payload), message.qos))
-        client.on_connect = lambda _client, _data, _flags, code, _properties: events.put(code.value)
-        client.on_subscribe = lambda _client, _data, _id, codes, _properties: events.put([c.value for c in codes])
-        client.on_disconnect = lambda _client, _data, _flags, code, _properties: events.put(("gone", code.value))
-        client.connect("127.0.0.1", self.gateway.mqtt, keepalive=1)
-        client.loop_start()
-        self.addCleanup(client.loop_stop)
-        self.assertEqual(events.get(timeout=PATIENCE), 0)
-        client.subscribe([("t", 2)])
-        self.assertEqual(events.get(timeout=PATIENCE), [2])
-        for qos in (0, 1, 2):
-            for payload in (b"", b"x" * 20_000, bytes(250_000)):
-                client.publish("t", payload, qos).wait_for_publish(PATIENCE)
-                self.assertEqual(received.get(timeout=PATIENCE), (payload, qos))
-            many = [client.publish("t", b"%d" % number, qos) for number in range(300)]
-            for info in many:
-                info.wait_for_publish(PATIENCE)
-            self.assertEqual([int(received.get(timeout=PATIENCE)[0]) for _ in many], list(range(300)))
-        client.disconnect()
-        self.assertEqual(events.get(timeout=PATIENCE), ("gone", 0))
+        payloads = (b"", b"x" * 20_000, bytes(250_000))
+        exchange(self, self.gateway.mqtt, self.token, payloads, keep_alive=1, tls=self.context())
 
     def test_keep_alive(self) -> None:
         """[MQTT-3.1.2-24]: a silent client is closed after one and a half keep alives, over TLS too."""

@@ -11,11 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -25,6 +22,7 @@ from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Bare, Connack, Connect, Publish, Suback, Type
 from tests.certificates import Authority
 from tests.integration.gateway import PATIENCE, RunningGateway
+from tests.integration.paho_exchange import exchange
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -112,33 +110,8 @@ class PahoTests(_Tests):
 
     def exchange(self) -> None:
         """Publish to oneself at every QoS: small, large and many messages."""
-        received: Queue[tuple[bytes, int]] = Queue()
-        events: Queue[Any] = Queue()
-        client = paho.Client(CallbackAPIVersion.VERSION2, "paho", transport="websockets", protocol=paho.MQTTv311)
-        client.username_pw_set("Bearer", self.token)
-        if self.tls is not None:
-            client.tls_set_context(self.tls)
-        client.on_message = lambda _client, _data, message: received.put((bytes(message.payload), message.qos))
-        client.on_connect = lambda _client, _data, _flags, code, _properties: events.put(code.value)
-        client.on_subscribe = lambda _client, _data, _id, codes, _properties: events.put([c.value for c in codes])
-        client.on_disconnect = lambda _client, _data, _flags, code, _properties: events.put(("gone", code.value))
-        client.connect("127.0.0.1", self.port, keepalive=2)
-        client.loop_start()
-        self.addCleanup(client.loop_stop)
-        self.assertEqual(events.get(timeout=PATIENCE), 0)
-        client.subscribe([("t", 2)])
-        self.assertEqual(events.get(timeout=PATIENCE), [2])
-        for qos in (0, 1, 2):
-            for size in (0, 1, 120, 130, 5000, 70_000, 250_000):
-                payload = bytes([size % 251]) * size
-                client.publish("t", payload, qos).wait_for_publish(PATIENCE)
-                self.assertEqual(received.get(timeout=PATIENCE), (payload, qos))
-            many = [client.publish("t", b"%d" % number, qos) for number in range(300)]
-            for info in many:
-                info.wait_for_publish(PATIENCE)
-            self.assertEqual([int(received.get(timeout=PATIENCE)[0]) for _ in many], list(range(300)))
-        client.disconnect()
-        self.assertEqual(events.get(timeout=PATIENCE), ("gone", 0))
+        payloads = [bytes([size % 251]) * size for size in (0, 1, 120, 130, 5000, 70_000, 250_000)]
+        exchange(self, self.port, self.token, payloads, keep_alive=2, transport="websockets", tls=self.tls)
 
     def test_every_qos(self) -> None:
         """Every QoS works in both directions, with payloads of every form of length."""

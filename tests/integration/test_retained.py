@@ -4,15 +4,12 @@
 # (trial has no annotations)
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.gateway import RunningGateway, until
-from tests.integration.nats import NatsServer
+from tests.integration.gateway import RunningGateway
+from tests.integration.two_nodes import two_nodes
 
 
 class RetainedTestCase(SynchronousTestCase):
@@ -102,21 +99,7 @@ class TwoNodesTests(RetainedTestCase):
     """Two gateways that share nothing but nats-server and the master secret."""
 
     def setUp(self) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="flowgate-test-"))
-        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
-        (directory / "nats").mkdir()
-        self.server = NatsServer(directory / "nats")
-        self.addCleanup(self.server.kill)
-        self.server.start()
-        self.nodes: list[RunningGateway] = []
-        for name in "ab":
-            (directory / name).mkdir()
-            node = RunningGateway(directory / name / "data", "", ("--nats", self.server.url))
-            node.environment["FLOWGATE_MASTER_SECRET"] = "one-secret-for-both-nodes-of-this-test"
-            self.addCleanup(node.clean_up)
-            self.nodes.append(node.start())
-        self.token = self.nodes[0].token("ann")
-        until(lambda: self.nodes[1].status("/api/v1/retained?topic=a", self.token) == 200, "the key is known")
+        self.server, self.nodes, self.token = two_nodes(self)
 
     def test_both_nodes(self) -> None:
         """Either node may write, and each sees what both wrote."""

@@ -4,18 +4,15 @@
 # (trial has no annotations)
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.mqtt import packets
 from tests.integration.gateway import MqttClient, RunningGateway, until
-from tests.integration.nats import NatsServer
+from tests.integration.two_nodes import two_nodes
 
 CONFIG = """
 [history]
@@ -41,26 +38,7 @@ class TwoNodesTests(SynchronousTestCase):
     """Two gateways that share nothing but nats-server and the master secret."""
 
     def setUp(self) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="flowgate-test-"))
-        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
-        (directory / "nats").mkdir()
-        self.server = NatsServer(directory / "nats")
-        self.addCleanup(self.server.kill)
-        self.server.start()
-        self.nodes: list[RunningGateway] = []
-        for name in "ab":
-            home = directory / name
-            home.mkdir()
-            node = RunningGateway(home / "data", CONFIG, ("--nats", self.server.url))
-            node.environment["FLOWGATE_MASTER_SECRET"] = "one-secret-for-both-nodes-of-this-test"
-            self.addCleanup(node.clean_up)
-            self.nodes.append(node.start())
-        # A key made on one node is good on the other.
-        self.token = self.nodes[0].token("ann")
-        until(
-            lambda: self.nodes[1].status("/api/v1/topics/t/messages", self.token) == 200,
-            "the key is known to the other node",
-        )
+        self.server, self.nodes, self.token = two_nodes(self, CONFIG)
         self.stack = ExitStack()
         self.addCleanup(self.stack.close)
 

@@ -27,9 +27,8 @@ from flowgate.mqtt.protocol import CLOSE_SECONDS
 from flowgate.mqtt.websocket import MqttWebSocket, MqttWebSocketFactory, Tunnel, make_resource
 from flowgate.websocket import opening
 from tests.mqtt.node import Cluster, Node
-from tests.test_websocket_frames import masked
+from tests.test_websocket_frames import KEY, masked, opening_request
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 CONNECT = packets.connect(Connect("c", user_name="Bearer", password=b"alice"))
 
 
@@ -68,16 +67,7 @@ class Peer:
         receiver.makeConnection(self.transport)
 
     def handshake(self, *headers: str, path: str = "/mqtt") -> Peer:
-        lines = [
-            f"GET {path} HTTP/1.1",
-            "Host: localhost",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {KEY}",
-            "Sec-WebSocket-Version: 13",
-            *headers,
-        ]
-        self.raw(("\r\n".join(lines) + "\r\n\r\n").encode())
+        self.raw(opening_request(path, *headers))
         self.answer, _, self._rest = self.transport.value().partition(b"\r\n\r\n")
         self.transport.clear()
         return self
