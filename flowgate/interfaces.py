@@ -15,9 +15,7 @@ from flowgate.message import (
     Backlog,
     Cursor,
     Entry,
-    QueueMessage,
-    QueueStats,
-    Received,
+    LogEntry,
     RetainedPage,
     Run,
     Stored,
@@ -300,12 +298,44 @@ class IMembership(Interface):
 class IGroups(Interface):
     """Shared subscriptions: every message on a filter is given to one member of a group, on any node."""
 
-    def join(namespace: Namespace, group: str, filter_: str, member: IGroupMember) -> Deferred[IMembership]:
+    def join(
+        namespace: Namespace,
+        group: str,
+        filter_: str,
+        member: IGroupMember,
+        *,
+        durable: bool = False,
+        ordered: bool = False,
+    ) -> Deferred[IMembership]:
         """Become a member.  The group begins with its first member: it has the messages that are stored from then on.
 
-        :param group: any text without ``/``, ``+``, ``#``; private to the namespace and the filter.
+        :param group: any text without ``/``, ``+``, ``#``; private to the namespace, the filter and ``durable``.
+        :param durable: the group goes on without members, until :meth:`forget`: what is stored meanwhile is given to
+            those who come later, as far as history still has it.  Others end some time after their last member left.
+        :param ordered: only for a new group: one message at a time, on all nodes together, and none before the one
+            before it is done; whoever gets it again gets it before any later one.
         :returns: a Deferred of :class:`IMembership`, fired once every message from now on is given to some member.
         :raises BusUnavailable: through the Deferred.
+        """
+
+    def forget(namespace: Namespace, group: str, filter_: str) -> Deferred[None]:
+        """End a durable group, for all nodes; what it has not been given is forgotten.  Members here are told ``lost``.
+
+        A group that other nodes should not make again is one whose members there leave, or call this too.  If members
+        are here, a group that somebody has made anew since they joined stays.
+
+        :returns: a Deferred of ``None``, fired once there is none, also if there was none.
+        :raises BusUnavailable: through the Deferred; nothing has changed then.
+        """
+
+    def room(topic: Topic, count: int) -> Deferred[None] | None:
+        """Say that messages are about to be published, and learn whether durable groups can follow.
+
+        Who publishes no faster than that does not lose messages by the bound of history before a group has them.
+
+        :returns: ``None`` if they can be published now; or a Deferred of ``None``, fired once they can, in the order
+            of the calls for one topic.  After some time without any progress of the group it is fired, too.
+        :raises BusUnavailable: through the Deferred, if this node stops.
         """
 
     any: bool = Attribute("Whether there is any group on any node, as far as it is known here.")
@@ -342,61 +372,96 @@ class IPeers(Interface):
         """Have ``handler`` called with what other nodes :meth:`tell` under ``verb``."""
 
 
-class IQueues(Interface):
-    """Durable queues: the bus's part, without policy.  ``namespace`` and ``name`` together name a queue."""
+class IQueueFollower(Interface):
+    """Whoever keeps the state of a queue: is brought what its log holds, in order, each entry once."""
 
-    def create(namespace: Namespace, name: str, retention: int) -> Deferred[bool]:
-        """Make the queue if it does not exist.
+    def restart(checkpoint: bytes | None, upto: int) -> None:
+        """Forget everything: the state begins anew.
 
-        :param retention: seconds that a message is kept.
+        What follows begins with those message entries up to ``upto`` that the log still has.
+
+        :param checkpoint: what was given to :meth:`IQueueLog.save`; ``None`` for a log without any.
+        :param upto: the sequence whose state ``checkpoint`` describes; 0 without one.
+        """
+
+    def entries(entries: Sequence[LogEntry]) -> None:
+        """Take the next entries.  Never raise."""
+
+    def gone() -> None:
+        """Learn that the queue was removed, here or on another node: nothing more will come."""
+
+
+class IQueueLog(Interface):
+    """The log of one queue, shared by all nodes: whatever happens to the queue is an entry, and the order of the
+    entries is the order in which it happened.  As :meth:`IQueueLogs.open` gives it."""
+
+    incarnation: str = Attribute("Names the making of the queue: another one for a later queue of the same name.")
+    largest: int = Attribute("Most bytes that head and payload of one entry may have together.")
+
+    def append(head: bytes, payload: bytes = b"") -> Deferred[int]:
+        """Add an entry.  It is given to the followers of all nodes, to our own perhaps before this fires.
+
+        Entries of one node are stored in the order in which they are appended, but for those that fail.
+
+        :param head: at most 48 KiB, without CR and LF.
+        :param payload: the bodies of messages; an entry with a payload is kept until :meth:`trim` says otherwise.
+        :returns: a Deferred of its sequence, fired once it is stored.
+        :raises BusUnavailable: through the Deferred; the entry may or may not be stored, now or a moment later.
+        :raises NotFound: through the Deferred, if the queue was removed.
+        """
+
+    def read(sequences: Sequence[int]) -> Deferred[dict[int, bytes]]:
+        """Read the payloads of entries; what is no longer there is missing.
+
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def save(checkpoint: bytes, upto: int) -> Deferred[bool]:
+        """Keep the state that the queue has after the entry ``upto``, so that nobody needs the entries before.
+
+        :returns: a Deferred of whether it was kept: ``False`` if another node has kept one since the last
+            :meth:`IQueueFollower.restart` or :meth:`save` here.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def trim(upto: int, first: int, dead: Sequence[int]) -> Deferred[None]:
+        """Let go of entries that nobody needs, after a :meth:`save`.
+
+        :param upto: entries without payload up to here, this one too.
+        :param first: all entries before this one.
+        :param dead: entries with payload, besides.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def close() -> None:
+        """Follow the log no more; what is under way ends as it may."""
+
+
+class IQueueLogs(Interface):
+    """The queues' logs: the bus's part of queues, without any policy.  ``namespace`` and ``name`` name a queue."""
+
+    def create(namespace: Namespace, name: str) -> Deferred[bool]:
+        """Make the log if it does not exist.
+
         :returns: a Deferred of bool: whether it was made now.
+        :raises BusUnavailable: through the Deferred.
         """
 
     def delete(namespace: Namespace, name: str) -> Deferred[None]:
-        """Remove the queue and its messages.
+        """Remove the log with all that it holds.
 
-        :returns: a Deferred of ``None``.
         :raises NotFound: through the Deferred.
+        :raises BusUnavailable: through the Deferred.
         """
 
-    def send(namespace: Namespace, name: str, messages: Sequence[QueueMessage]) -> Deferred[list[int]]:
-        """Store messages, in order.
+    def open(namespace: Namespace, name: str, follower: IQueueFollower) -> Deferred[IQueueLog]:
+        """Follow a log from its beginning or its last checkpoint on, until :meth:`IQueueLog.close`.
 
-        :param messages: a list of :class:`QueueMessage` without receipt.
-        :returns: a Deferred of the list of their sequences (int), fired once all are stored.
+        While the bus is away nothing comes; what was missed comes afterwards, or :meth:`IQueueFollower.restart`.
+
+        :returns: a Deferred of :class:`IQueueLog`, fired once the follower has everything that is stored now.
         :raises NotFound: through the Deferred, if there is no such queue.
-        """
-
-    def receive(
-        namespace: Namespace, name: str, limit: int, wait: float, visibility: float
-    ) -> Deferred[list[Received]]:
-        """Hand out up to ``limit`` messages, each to this receiver alone for ``visibility`` seconds.
-
-        Cancelling the Deferred ends the wait; nothing is taken for a receiver that has gone.
-
-        :param wait: seconds to wait for a first message, 0 for not at all.
-        :returns: a Deferred of a list of :class:`Received`.
-        :raises NotFound: through the Deferred, if there is no such queue.
-        """
-
-    def delete_messages(namespace: Namespace, name: str, handles: Sequence[str]) -> Deferred[None]:
-        """Remove received messages for good; doing so again is no error.
-
-        :param handles: a list of :attr:`Received.handle`.
-        :returns: a Deferred of ``None``, fired once the bus has confirmed every one.
-        """
-
-    def change_visibility(namespace: Namespace, name: str, handle: str, visibility: float) -> Deferred[None]:
-        """Make a received message visible again after ``visibility`` seconds from now.
-
-        :returns: a Deferred of ``None``.
-        """
-
-    def stats(namespace: Namespace, name: str) -> Deferred[QueueStats]:
-        """Count what the queue holds.
-
-        :returns: a Deferred of :class:`QueueStats`.
-        :raises NotFound: through the Deferred.
+        :raises BusUnavailable: through the Deferred.
         """
 
 

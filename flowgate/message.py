@@ -178,43 +178,19 @@ class RetainedPage:
 
 
 @attrs.frozen(slots=True)
-class QueueMessage:
-    """A message on its way into a queue.
+class LogEntry:
+    """An entry of a queue's log.
 
-    :ivar id: chosen by the queue service, unique.
-    :ivar attributes: user's attributes, as JSON values.
+    :ivar sequence: its place; entries have no gaps between them when they are new, and are never renumbered.
+    :ivar time: when it was stored, by the bus's clock, in nanoseconds since 1970 UTC.
+    :ivar head: what the queue's state machine reads; empty for an entry that is not for it.
+    :ivar payload: the bodies of messages, or ``None`` if it was not read along.
     """
 
-    id: str
-    body: bytes
-    attributes: dict[str, object] = attrs.field(factory=dict)
-
-
-@attrs.frozen(slots=True)
-class Received:
-    """A message that a receiver was given.
-
-    :ivar handle: what the bus needs to find this receive again; opaque outside the bus.
-    :ivar receive_count: how often it was handed out, this time included.
-    :ivar sent_at: when it was stored, in nanoseconds since 1970 UTC.
-    """
-
-    message: QueueMessage
-    handle: str
     sequence: int
-    receive_count: int
-    sent_at: int
-
-
-@attrs.frozen(slots=True)
-class QueueStats:
-    """What a queue holds now: counts of messages, their bytes, and the age of the oldest in seconds."""
-
-    visible: int
-    in_flight: int
-    delayed: int
-    bytes: int
-    oldest_age_seconds: float
+    time: int
+    head: bytes
+    payload: bytes | None = None
 
 
 @attrs.frozen(slots=True)
