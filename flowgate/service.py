@@ -30,7 +30,7 @@ from flowgate.bus.groups import LinkGroups
 from flowgate.bus.jetstream import JetStreamBus
 from flowgate.bus.kv import JetStreamStore
 from flowgate.bus.peers import LinkPeers
-from flowgate.bus.queues import JetStreamQueues
+from flowgate.bus.queue_logs import JetStreamQueueLogs
 from flowgate.bus.records import LinkStore
 from flowgate.bus.retained import JetStreamRetained
 from flowgate.bus.server import NatsServer, lock_directory
@@ -45,9 +45,12 @@ from flowgate.metering import Meter
 from flowgate.mqtt.protocol import MqttFactory
 from flowgate.mqtt.sessions import Sessions
 from flowgate.mqtt.websocket import make_resource as make_mqtt_resource
+from flowgate.queues.declared import declare
 from flowgate.queues.service import Queues
+from flowgate.queues.subscribing import QueueSubscriptions
 from flowgate.router import Router
 from flowgate.settings import Settings
+from flowgate.sqs.resource import SqsCalls
 from flowgate.subscriber import Turn
 from flowgate.timers import Wheel
 from flowgate.websocket.resource import make_resource
@@ -173,9 +176,17 @@ class FlowGate(Service):
         await nats.start()
         store = JetStreamStore(nats, replicas=settings.replicas)
         await agree_on_master(store, master)
-        queues = Queues(JetStreamQueues(nats, replicas=settings.replicas), store, master, time.time)
+        logs = JetStreamQueueLogs(reactor, bus.link, nats, replicas=settings.replicas)
+        queues = Queues(logs, store, master, reactor, time.time)
+        self._undo.append(("queue logs", logs.stop))
         self._undo.append(("queues", queues.stop))
         await queues.start()
+        self._undo.append(("shared subscriptions", groups.stop))
+        subscriptions = QueueSubscriptions(queues, groups, lambda: bus.epoch, reactor)
+        queues.prepare_subscriptions(subscriptions.prepare)
+        self._undo.append(("subscriptions of queues", subscriptions.stop))
+        subscriptions.start()
+        await declare(queues, settings.queues)
         keyring = Keyring(store, master, time.time)
         self._undo.append(("keys", keyring.stop))
         await keyring.start()
@@ -191,7 +202,6 @@ class FlowGate(Service):
 
         records = LinkStore(bus.link, store, replicas=settings.replicas)
         sessions = Sessions(gateway, records, peers, reactor, time.time)
-        self._undo.append(("shared subscriptions", groups.stop))
         self._undo.append(("MQTT sessions", sessions.stop))
         await sessions.start()
         figures = Figures(gateway, router, peers, reactor)
@@ -203,8 +213,19 @@ class FlowGate(Service):
             b"/ws": make_resource(gateway, tokens, wheel, reactor, time.time),
             b"/mqtt": make_mqtt_resource(mqtt, lambda: self._draining),
         }
+        sqs = SqsCalls(queues, keyring, time.time, settings.sqs_account_id, settings.sqs_regions == "separate")
         site = make_site(
-            gateway, tokens, keyring, queues, admin, websockets, wheel, reactor, time.time, lambda: self._draining
+            gateway,
+            tokens,
+            keyring,
+            queues,
+            admin,
+            websockets,
+            wheel,
+            reactor,
+            time.time,
+            lambda: self._draining,
+            sqs.routes(),
         )
         http_at = [await self._listen(endpoint, site, "HTTP and WebSocket") for endpoint in settings.http]
         mqtt_at = [await self._listen(endpoint, mqtt, "MQTT", clients) for endpoint in settings.mqtt]

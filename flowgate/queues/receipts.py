@@ -7,6 +7,8 @@ import hashlib
 import hmac
 from typing import Final
 
+import attrs
+
 from flowgate.errors import ReceiptInvalid
 from flowgate.topics import Namespace
 
@@ -14,29 +16,43 @@ _MAC_BYTES: Final = 16
 _MAX_CHARACTERS: Final = 1024
 
 
+@attrs.frozen(slots=True)
+class Receipt:
+    """What a receipt says.
+
+    :ivar incarnation: which making of the queue: what was received from an earlier one concerns no message of now.
+    :ivar place: the message's.
+    :ivar number: which receive of the message it was, from 1.
+    """
+
+    incarnation: str
+    place: int
+    number: int
+
+
 class Receipts:
     """Makes and opens receipts.
 
-    A receipt carries the bus's handle and proves that this gateway issued it for this queue: no storage, and every
-    node that knows the secret can open it.
+    A receipt says which receive of which message it stands for, and proves that this gateway issued it for this queue:
+    no storage, and every node that knows the secret can open it.
     """
 
     def __init__(self, secret: bytes) -> None:
         # A key of its own: nothing that is signed elsewhere with the same secret is ever a receipt.
         self._key = hmac.digest(secret, b"flowgate queue receipts", "sha256")
 
-    def _mac(self, namespace: Namespace, name: str, handle: bytes) -> bytes:
-        # NUL occurs in none of the parts before the handle.
-        text = b"\0".join((namespace.user.encode(), namespace.app.encode(), name.encode(), handle))
-        return hmac.new(self._key, text, hashlib.sha256).digest()[:_MAC_BYTES]
+    def _mac(self, namespace: Namespace, name: str, text: bytes) -> bytes:
+        # NUL occurs in none of the parts before the text.
+        whole = b"\0".join((namespace.user.encode(), namespace.app.encode(), name.encode(), text))
+        return hmac.new(self._key, whole, hashlib.sha256).digest()[:_MAC_BYTES]
 
-    def issue(self, namespace: Namespace, name: str, handle: str) -> str:
-        """The receipt for a handle; of URL-safe characters."""
-        raw = handle.encode()
-        return base64.urlsafe_b64encode(self._mac(namespace, name, raw) + raw).rstrip(b"=").decode()
+    def issue(self, namespace: Namespace, name: str, receipt: Receipt) -> str:
+        """Write a receipt; of URL-safe characters."""
+        text = f"{receipt.incarnation}.{receipt.place:x}.{receipt.number:x}".encode()
+        return base64.urlsafe_b64encode(self._mac(namespace, name, text) + text).rstrip(b"=").decode()
 
-    def open(self, namespace: Namespace, name: str, receipt: str) -> str:
-        """The handle in a receipt.
+    def open(self, namespace: Namespace, name: str, receipt: str) -> Receipt:
+        """Read a receipt.
 
         :raises ReceiptInvalid: if it was not issued for this queue.
         """
@@ -46,7 +62,8 @@ class Receipts:
             raw = base64.b64decode(receipt + "=" * (-len(receipt) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raise ReceiptInvalid() from None
-        mac, handle = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(namespace, name, handle)):
+        mac, text = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(namespace, name, text)):
             raise ReceiptInvalid()
-        return handle.decode()
+        incarnation, place, number = text.decode().split(".")
+        return Receipt(incarnation, int(place, 16), int(number, 16))

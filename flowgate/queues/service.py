@@ -4,155 +4,269 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import secrets
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from flowgate.errors import Conflict, InvalidParameter, MessageTooLarge, NotFound
-from flowgate.interfaces import IQueues, IStore
-from flowgate.message import QueueMessage, QueueStats
+from flowgate.errors import (
+    BusUnavailable,
+    Conflict,
+    InvalidParameter,
+    MessageTooLarge,
+    MissingField,
+    NotFound,
+    Refused,
+)
+from flowgate.interfaces import IQueueLogs, IStore
+from flowgate.queues.directory import Directory
+from flowgate.queues.envelope import Envelope
+from flowgate.queues.machine import MAX_IN_FLIGHT, Accepted, Done, Grant
 from flowgate.queues.model import (
-    MAX_ATTRIBUTE_BYTES,
+    MAX_DELAY,
     MAX_RECEIVE,
+    MAX_REDRIVE_RATE,
     MAX_VISIBILITY,
     MAX_WAIT,
+    Attribute,
     Configured,
+    InFlightLimit,
+    Outgoing,
     QueueConfig,
     QueueDescription,
+    QueueFull,
+    QueueStats,
+    ReceiptExpired,
     ReceivedMessage,
+    Redrive,
     Sent,
+    attributes_bytes,
+    check_attributes,
+    check_batch,
+    check_body,
     check_name,
     check_range,
+    check_size,
+    check_token,
+    is_fifo,
+    md5_of,
+    md5_of_attributes,
 )
-from flowgate.queues.receipts import Receipts
+from flowgate.queues.moving import DeadLetters
+from flowgate.queues.opening import OpenQueues
+from flowgate.queues.receipts import Receipt, Receipts
+from flowgate.queues.redrive import Redrives
+from flowgate.queues.replica import Replica
 from flowgate.topics import Namespace
 
-BUCKET = "FG_QUEUES"
-"""The bucket of the store that holds the configurations."""
+MAX_MESSAGES: Final = 1_000_000
+"""Messages that one queue holds; every node that uses it keeps some 300 bytes of each in memory."""
+MAX_PEEK: Final = 1000
+"""Messages that are looked at at once."""
+MAX_SUBSCRIPTIONS: Final = 100
+"""Topic filters of one queue."""
+
+_SECOND: Final = 1_000_000_000
+_MS: Final = 1_000_000
 
 
-def _key(namespace: Namespace, name: str) -> str:
-    return f"{namespace.user}.{namespace.app}.{name}"
-
-
-def _md5(body: bytes) -> str:
-    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+class VisibilityTotal(InvalidParameter):
+    code, title = "visibility_total", "A message is with one receiver for 12 hours at most"
 
 
 class Queues:
-    """Queues with their policy.  Permissions are the caller's affair; every check of values is made here."""
+    """Queues with their policy.  Permissions are the caller's affair; every check of values is made here.
+
+    :ivar opened: the queues that are open on this node.
+    """
 
     _log = Logger()
 
-    def __init__(self, queues: IQueues, store: IStore, secret: bytes, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        logs: IQueueLogs,
+        store: IStore,
+        secret: bytes,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
         """Prepare the queues.
 
-        :param queues: the bus's part.
+        :param logs: the bus's part.
         :param store: keeps the configurations.
         :param secret: signs receipts; the same on all nodes.
+        :param clock: for waiting.
         :param now: seconds since 1970 UTC.
+        :param max_in_flight: messages of one queue that are with receivers; the same on all nodes.
         """
-        self._queues = queues
-        self._store = store
+        self._logs = logs
         self._receipts = Receipts(secret)
-        self._now = now
-        self._described: dict[str, QueueDescription] = {}
-        self._unwatch: Callable[[], None] | None = None
+        self._directory = Directory(store, now)
+        self.opened = OpenQueues(
+            logs, self._directory, clock, now, lambda *moves: self._dead_letters.move(*moves), max_in_flight
+        )
+        self._dead_letters = DeadLetters(self._directory, self.opened.get)
+        self._redrives = Redrives(store, self._directory, self.opened.get, clock, now)
+        self._prepare: Callable[[Namespace, str, str], Deferred[None]] | None = None
 
     def start(self) -> Deferred[None]:
-        """Follow the configurations, so that no verb has to ask for them.
+        """Follow the configurations and the move tasks.
 
         :returns: a Deferred of ``None``.
         :raises BusUnavailable: through the Deferred.
         """
 
         async def start() -> None:
-            self._unwatch = await self._store.watch(BUCKET, self._changed)
+            await self._directory.start()
+            await self._redrives.start()
+            self.opened.start()
 
         return Deferred.fromCoroutine(start())
 
     def stop(self) -> None:
-        """Follow them no more."""
-        unwatch, self._unwatch = self._unwatch, None
-        if unwatch is not None:
-            unwatch()
-        self._described.clear()
+        """Follow nothing any more; whoever waits is told."""
+        self._redrives.stop()
+        self.opened.stop()
+        self._directory.stop()
 
-    def _changed(self, key: str, value: bytes | None) -> None:
-        if value is None:
-            self._described.pop(key, None)
-            return
-        try:
-            self._described[key] = _parse(key, value)
-        except Conflict:
-            self._described.pop(key, None)
-            self._log.error("the configuration of queue {key} cannot be read, so the queue is not served", key=key)
+    # -- queues as such
 
-    async def _find(self, namespace: Namespace, name: str) -> QueueDescription:
-        check_name(name)
-        key = _key(namespace, name)
-        described = self._described.get(key)
-        if described is None:
-            entry = await self._store.get(BUCKET, key)  # made by another node a moment ago, perhaps
-            if entry is None:
-                raise NotFound("there is no such queue")
-            described = _parse(key, entry.value)
-            if self._unwatch is not None:
-                self._described.setdefault(key, described)
-        return described
+    def configure(self, namespace: Namespace, name: str, members: Mapping[str, object]) -> Deferred[Configured]:
+        """Make a queue, unless it exists with this configuration; what is absent has its default.
 
-    def configure(
-        self, namespace: Namespace, name: str, config: QueueConfig | Mapping[str, object]
-    ) -> Deferred[Configured]:
-        """Have a queue with just this configuration.
-
-        :param config: a :class:`QueueConfig`, or its members as JSON values.
         :returns: a Deferred of :class:`Configured`.
-        :raises InvalidParameter: through the Deferred, if the name or a member is wrong.
-        :raises Conflict: through the Deferred, if the queue exists with another configuration.
+        :raises InvalidParameter: through the Deferred, with the reason.
+        :raises NotFound: through the Deferred, if the dead-letter queue does not exist.
+        :raises Conflict: through the Deferred, if it exists with another configuration: ``differing`` says in what.
         """
-        return Deferred.fromCoroutine(self._configure(namespace, name, config))
 
-    async def _configure(
-        self, namespace: Namespace, name: str, config: QueueConfig | Mapping[str, object]
+        async def configure() -> Configured:
+            config = QueueConfig.parse(name, members)
+            return await self._create(namespace, name, config, tuple(config.members()))
+
+        return Deferred.fromCoroutine(configure())
+
+    def create(self, namespace: Namespace, name: str, members: Mapping[str, object]) -> Deferred[Configured]:
+        """Like :meth:`configure`, but of a queue that exists only what is in ``members`` has to be the same."""
+
+        async def create() -> Configured:
+            config = QueueConfig.parse(name, members)
+            return await self._create(namespace, name, config, tuple(members))
+
+        return Deferred.fromCoroutine(create())
+
+    async def _create(
+        self, namespace: Namespace, name: str, config: QueueConfig, compared: Sequence[str]
     ) -> Configured:
-        check_name(name)
-        # A value is checked as well: it can be made without a check.
-        wanted = QueueConfig.parse(config.members() if isinstance(config, QueueConfig) else config)
-        key = _key(namespace, name)
-        described = QueueDescription(name, wanted, int(self._now()))
-        value = json.dumps({"config": wanted.members(), "created_at": described.created_at}).encode()
-        while True:
-            entry = await self._store.get(BUCKET, key)
-            if entry is not None:
-                if _parse(key, entry.value).config != wanted:
-                    raise Conflict("the queue exists with another configuration")
-                return Configured.SAME
-            # The queue first: a configuration without its queue would be a promise that nobody keeps.
-            await self._queues.create(namespace, name, wanted.retention)
+        present = await self._find(namespace, name, missing_is_none=True)
+        if present is None:
+            await self._check_dead_letter(namespace, name, config)
+            await self._logs.create(namespace, name)
             try:
-                await self._store.put(BUCKET, key, value, 0)
+                await self._directory.create(namespace, name, config)
+                return Configured.CREATED
             except Conflict:
-                continue  # another node was faster
-            if self._unwatch is not None:
-                self._described[key] = described
-            return Configured.CREATED
+                present = await self._directory.find(namespace, name, fresh=True)
+        wanted, there = config.members(), present.config.members()
+        differing = sorted(member for member in compared if wanted.get(member) != there.get(member))
+        if differing:
+            raise Conflict(f"the queue exists with another configuration: {', '.join(differing)}", differing=differing)
+        return Configured.SAME
+
+    async def _check_dead_letter(self, namespace: Namespace, name: str, config: QueueConfig) -> None:
+        dead_letter = config.dead_letter
+        if dead_letter is None:
+            return
+        if dead_letter.queue == name:
+            raise InvalidParameter("a queue is not its own dead-letter queue")
+        try:
+            target = await self._directory.find(namespace, dead_letter.queue)
+        except NotFound:
+            raise NotFound(f"there is no queue {dead_letter.queue} for dead letters") from None
+        if not target.config.takes_dead_letters_of(name):
+            raise InvalidParameter(f"the queue {dead_letter.queue} does not take dead letters of {name}")
+
+    async def _find(self, namespace: Namespace, name: str, *, missing_is_none: bool = False) -> QueueDescription | None:
+        check_name(name)
+        try:
+            return await self._directory.find(namespace, name)
+        except NotFound:
+            if missing_is_none:
+                return None
+            raise
+
+    def change(self, namespace: Namespace, name: str, changes: Mapping[str, object]) -> Deferred[QueueDescription]:
+        """Change some members of a configuration; ``None`` stands for the default.
+
+        :returns: a Deferred of the new :class:`QueueDescription`.
+        :raises InvalidParameter: through the Deferred, with the reason.
+        :raises NotFound: through the Deferred, if there is no such queue, or no such dead-letter queue.
+        """
+
+        async def change() -> QueueDescription:
+            before = await self._directory.find(namespace, name)
+            config = QueueConfig.parse(name, changes, before.config)
+            if config.dead_letter != before.config.dead_letter:
+                await self._check_dead_letter(namespace, name, config)
+            return await self.edit(
+                namespace,
+                name,
+                lambda one: attrs.evolve(one, config=QueueConfig.parse(name, changes, one.config)),
+            )
+
+        check_name(name)
+        return Deferred.fromCoroutine(change())
+
+    def edit(
+        self, namespace: Namespace, name: str, edit: Callable[[QueueDescription], QueueDescription]
+    ) -> Deferred[QueueDescription]:
+        """Change a queue's description by a function of it, which is called again if somebody else was faster.
+
+        :returns: a Deferred of the new :class:`QueueDescription`.
+        :raises NotFound: through the Deferred.
+        """
+
+        def dated(before: QueueDescription) -> QueueDescription:
+            after = edit(before)
+            return before if after == before else attrs.evolve(after, modified_at=int(self._directory.now()))
+
+        return Deferred.fromCoroutine(self._directory.change(namespace, name, dated))
 
     def describe(self, namespace: Namespace, name: str) -> Deferred[QueueDescription]:
         """:returns: a Deferred of :class:`QueueDescription`; :class:`NotFound` if there is no such queue."""
-        return Deferred.fromCoroutine(self._find(namespace, name))
 
-    def stats(self, namespace: Namespace, name: str) -> Deferred[QueueStats]:
-        """:returns: a Deferred of :class:`QueueStats`; :class:`NotFound` if there is no such queue."""
+        async def describe() -> QueueDescription:
+            check_name(name)
+            return await self._directory.find(namespace, name)
 
-        async def stats() -> QueueStats:
-            await self._find(namespace, name)
-            return await self._queues.stats(namespace, name)
+        return Deferred.fromCoroutine(describe())
 
-        return Deferred.fromCoroutine(stats())
+    def find(self, namespace: Namespace, name: str) -> QueueDescription:
+        """The description of a queue that this node has heard of.
+
+        :raises NotFound: if there is none.
+        """
+        description = self._directory.known(namespace, name)
+        if description is None:
+            raise NotFound("there is no such queue")
+        return description
+
+    def listing(
+        self, namespace: Namespace, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[QueueDescription]:
+        """The queues of a namespace by name, at most ``limit`` from behind ``after``."""
+        return self._directory.listing(namespace, prefix, after, limit)
+
+    def sources(self, namespace: Namespace, name: str) -> list[str]:
+        """The queues that have this one as their dead-letter queue, by name."""
+        queues = self._directory.listing(namespace, limit=1_000_000)
+        return [one.name for one in queues if one.config.dead_letter and one.config.dead_letter.queue == name]
 
     def remove(self, namespace: Namespace, name: str) -> Deferred[None]:
         """Remove a queue with its messages.
@@ -163,153 +277,509 @@ class Queues:
 
         async def remove() -> None:
             check_name(name)
-            key = _key(namespace, name)
-            if await self._store.get(BUCKET, key) is None:
-                raise NotFound("there is no such queue")
+            await self._directory.find(namespace, name, fresh=True)
+            await self._redrives.forget(namespace, name)
             with contextlib.suppress(NotFound):  # an earlier removal went half the way
-                await self._queues.delete(namespace, name)
-            await self._store.delete(BUCKET, key)
-            self._described.pop(key, None)
+                await self._logs.delete(namespace, name)
+            await self._directory.remove(namespace, name)
+            self.opened.close(namespace, name)
 
         return Deferred.fromCoroutine(remove())
 
+    def purge(self, namespace: Namespace, name: str) -> Deferred[None]:
+        """Remove all messages, those in flight too.
+
+        :returns: a Deferred of ``None``.
+        :raises NotFound: through the Deferred.
+        """
+
+        async def purge() -> None:
+            replica, _ = await self._use(namespace, name)
+            await replica.command("p")
+            await replica.checkpoint()
+
+        return Deferred.fromCoroutine(purge())
+
+    def stats(self, namespace: Namespace, name: str) -> Deferred[QueueStats]:
+        """:returns: a Deferred of :class:`QueueStats`; :class:`NotFound` if there is no such queue."""
+
+        async def stats() -> QueueStats:
+            replica, config = await self._use(namespace, name)
+            now, machine = replica.bus_now(), replica.machine
+            visible, in_flight, delayed = machine.counts(now, config.retention)
+            oldest = machine.oldest()
+            age = 0.0 if oldest is None else max(0.0, (now - oldest) / _SECOND)
+            return QueueStats(visible, in_flight, delayed, machine.bytes, min(age, float(config.retention)))
+
+        return Deferred.fromCoroutine(stats())
+
+    async def _use(self, namespace: Namespace, name: str) -> tuple[Replica, QueueConfig]:
+        description = self._directory.known(namespace, name)
+        if description is None:
+            check_name(name)
+            description = await self._directory.find(namespace, name)
+        replica = self.opened.opened(namespace, name)
+        if replica is None:
+            replica = await self.opened.get(namespace, name)
+        else:
+            replica.touch()
+        return replica, description.config
+
+    # -- sending
+
     def send(
+        self, namespace: Namespace, name: str, messages: Sequence[Outgoing], *, may_create: bool = False
+    ) -> Deferred[list[Sent | Refused]]:
+        """Store messages, in order.
+
+        :param may_create: whether to make the queue, with defaults, if it does not exist.
+        :returns: a Deferred of what became of each: :class:`Sent` once it is stored, or why it is refused.
+        :raises NotFound: through the Deferred.
+        :raises MessageTooLarge: through the Deferred, if it is too much together.
+        :raises BusUnavailable: through the Deferred; they may or may not be stored.
+        """
+        return Deferred.fromCoroutine(self._send(namespace, name, messages, may_create))
+
+    async def _send(
+        self, namespace: Namespace, name: str, messages: Sequence[Outgoing], may_create: bool
+    ) -> list[Sent | Refused]:
+        try:
+            replica, config = await self._use(namespace, name)
+        except NotFound:
+            if not may_create:
+                raise
+            with contextlib.suppress(Conflict):  # made with something else than defaults in this moment
+                await self._create(namespace, name, QueueConfig.parse(name, {}), ())
+            replica, config = await self._use(namespace, name)
+        prepared: list[tuple[Envelope, int, str | None] | Refused] = []
+        for message in messages:
+            try:
+                prepared.append(_prepare(message, config))
+            except Refused as refusal:
+                prepared.append(refusal)
+        check_batch([one[1] for one in prepared if not isinstance(one, Refused)])
+        under_way: list[Deferred[Any] | Refused] = []
+        for message, one in zip(messages, prepared, strict=True):
+            if isinstance(one, Refused):
+                under_way.append(one)
+                continue
+            envelope, size, dedup = one
+            if len(replica.machine) >= MAX_MESSAGES:
+                under_way.append(QueueFull())
+                continue
+            delay = config.delay if message.delay is None else message.delay
+            command = ["s", size, delay * 1000, message.group, dedup, envelope.id if dedup is not None else None]
+            blob = envelope.encode()
+            if len(blob) > replica.largest:
+                under_way.append(MessageTooLarge(f"the message bus takes at most {replica.largest} bytes"))
+                continue
+            while command[-1] is None:
+                command.pop()
+            under_way.append(replica.command(*command, blob=blob))
+        results: list[Sent | Refused] = []
+        for message, one, result in zip(messages, prepared, under_way, strict=True):
+            if isinstance(result, Refused) or isinstance(one, Refused):
+                results.append(result if isinstance(result, Refused) else InvalidParameter())
+                continue
+            try:
+                accepted: Accepted = await result
+            except Refused as refusal:
+                results.append(refusal)
+                continue
+            results.append(_sent(one[0], message, accepted))
+        first = results[0] if results else None
+        if isinstance(first, NotFound | BusUnavailable) and all(type(one) is type(first) for one in results):
+            raise first
+        return results
+
+    def deposit(
+        self, namespace: Namespace, name: str, messages: Sequence[Outgoing], origins: Sequence[str]
+    ) -> Deferred[None]:
+        """Store messages that come from elsewhere, in order, each once for its origin; a body may be empty.
+
+        Origins are remembered for 5 minutes, and the last 10,240 of them for as long as it takes.
+
+        :returns: a Deferred of ``None``, fired once all are stored.
+        :raises NotFound: through the Deferred.
+        :raises BusUnavailable: through the Deferred; some may be stored.
+        """
+
+        async def deposit() -> None:
+            replica, config = await self._use(namespace, name)
+            under_way = []
+            for message, origin in zip(messages, origins, strict=True):
+                size = len(message.body.encode()) + attributes_bytes(message.attributes)
+                envelope = _envelope(message, message.body.encode())
+                delay = 0 if config.fifo else config.delay * 1000
+                command = ("s", size, delay, message.group, None, None, origin)
+                under_way.append(replica.command(*command, blob=envelope.encode()))
+            refusal = None
+            for one in under_way:
+                try:
+                    await one
+                except Refused as error:
+                    refusal = error
+            if refusal is not None:
+                raise refusal
+
+        return Deferred.fromCoroutine(deposit())
+
+    # -- receiving
+
+    def receive(
         self,
         namespace: Namespace,
         name: str,
-        body: str,
-        attributes: Mapping[str, object] | None = None,
-        *,
-        may_create: bool = False,
-    ) -> Deferred[Sent]:
-        """Store a message.
-
-        :param attributes: user's attributes, JSON values.
-        :param may_create: whether to make the queue, with defaults, if it does not exist.
-        :returns: a Deferred of :class:`Sent`, fired once the message is stored.
-        :raises NotFound: through the Deferred.
-        :raises MessageTooLarge: through the Deferred.
-        """
-        return Deferred.fromCoroutine(self._send(namespace, name, body, dict(attributes or {}), may_create))
-
-    async def _send(
-        self, namespace: Namespace, name: str, body: str, attributes: dict[str, object], may_create: bool
-    ) -> Sent:
-        try:
-            config = (await self._find(namespace, name)).config
-        except NotFound:
-            if not may_create:
-                raise
-            config = await self._make(namespace, name)
-        try:
-            raw = body.encode()
-            size = len(raw) + (len(json.dumps(attributes, ensure_ascii=False).encode()) if attributes else 0)
-        except UnicodeEncodeError:
-            raise InvalidParameter("the message is not valid Unicode") from None
-        if size > config.max_message_bytes:
-            raise MessageTooLarge(f"the queue takes messages of at most {config.max_message_bytes} bytes")
-        if attributes and len(json.dumps(attributes)) > MAX_ATTRIBUTE_BYTES:
-            raise MessageTooLarge(f"attributes have at most {MAX_ATTRIBUTE_BYTES} bytes, written as ASCII JSON")
-        message = QueueMessage(secrets.token_hex(16), raw, attributes)
-        try:
-            (sequence,) = await self._queues.send(namespace, name, [message])
-        except NotFound:
-            # Configured, but gone from the bus.
-            if not may_create:
-                raise
-            await self._queues.create(namespace, name, config.retention)
-            (sequence,) = await self._queues.send(namespace, name, [message])
-        return Sent(message.id, _md5(raw), sequence)
-
-    async def _make(self, namespace: Namespace, name: str) -> QueueConfig:
-        with contextlib.suppress(Conflict):  # made with something else than defaults in this moment
-            await self._configure(namespace, name, QueueConfig())
-        return (await self._find(namespace, name)).config
-
-    def receive(
-        self, namespace: Namespace, name: str, max: int = 1, wait: int | None = None, visibility: int | None = None
+        limit: int = 1,
+        wait: int | None = None,
+        visibility: int | None = None,
+        attempt: str | None = None,
     ) -> Deferred[list[ReceivedMessage]]:
         """Take messages, each for a while.
 
         Cancelling the Deferred ends the wait; nothing is taken then.
 
-        :param max: at most so many, 1 to 10.
+        :param limit: at most so many, 1 to 10.
         :param wait: seconds to wait for a first one, 0 to 20; ``None``: as the queue is configured.
         :param visibility: seconds until a message that was not deleted is handed out again, 0 to 43,200; ``None``:
             as the queue is configured.
+        :param attempt: FIFO: names this attempt, so that a repetition gets the same messages.
         :returns: a Deferred of a list of :class:`ReceivedMessage`.
         :raises NotFound: through the Deferred.
+        :raises InFlightLimit: through the Deferred, if a standard queue is not waited for and has too much in flight.
         """
-        return Deferred.fromCoroutine(self._receive(namespace, name, max, wait, visibility))
+        return Deferred.fromCoroutine(self._receive(namespace, name, limit, wait, visibility, attempt))
 
     async def _receive(
-        self, namespace: Namespace, name: str, limit: int, wait: int | None, visibility: int | None
+        self,
+        namespace: Namespace,
+        name: str,
+        limit: int,
+        wait: int | None,
+        visibility: int | None,
+        attempt: str | None,
     ) -> list[ReceivedMessage]:
         check_range("max", limit, 1, MAX_RECEIVE)
         if wait is not None:
             check_range("wait", wait, 0, MAX_WAIT)
         if visibility is not None:
             check_range("visibility", visibility, 0, MAX_VISIBILITY)
-        config = (await self._find(namespace, name)).config
-        received = await self._queues.receive(
-            namespace,
-            name,
+        replica, config = await self._use(namespace, name)
+        if attempt is not None:
+            check_token("attempt_id", attempt)
+            if not config.fifo:
+                raise InvalidParameter("attempt_id is for FIFO queues only")
+        dead = config.dead_letter
+        if dead is not None and self._directory.known(namespace, dead.queue) is None:
+            dead = None  # nowhere to go: they are handed out as before
+        seconds = config.receive_wait if wait is None else wait
+        handout = await replica.receive(
             limit,
-            config.receive_wait if wait is None else wait,
-            config.visibility if visibility is None else visibility,
+            (config.visibility if visibility is None else visibility) * 1000,
+            seconds,
+            0 if dead is None else dead.max_receives,
+            config.retention,
+            attempt,
         )
-        return [
-            ReceivedMessage(
-                id=one.message.id,
-                receipt=self._receipts.issue(namespace, name, one.handle),
-                body=one.message.body.decode(),
-                md5=_md5(one.message.body),
-                receive_count=one.receive_count,
-                sent_at=one.sent_at // 1_000_000,
-                sequence=one.sequence,
-                attributes=one.message.attributes,
-            )
-            for one in received
-        ]
+        if not handout.grants:
+            if handout.full and not config.fifo and not seconds:
+                raise InFlightLimit(f"{replica.machine.max_in_flight} messages are with receivers")
+            return []
+        try:
+            bodies = await replica.fetch(handout.grants)
+        except (Refused, CancelledError):
+            for grant in handout.grants:
+                replica.give_back(grant)
+            raise
+        assert replica.log is not None
+        incarnation = replica.log.incarnation
+        received = []
+        for grant, blob in zip(handout.grants, bodies, strict=True):
+            if blob is None:
+                # Somebody else removed it from the stream.
+                self._log.error("a message of the queue {name} is not in its log", name=name)
+                replica.give_back(grant)
+                continue
+            receipt = self._receipts.issue(namespace, name, Receipt(incarnation, grant.place, grant.number))
+            received.append(_received(Envelope.decode(blob), grant, receipt))
+        return received
 
-    def delete(self, namespace: Namespace, name: str, receipt: str) -> Deferred[None]:
-        """Remove a received message for good; again is no error.
+    def peek(self, namespace: Namespace, name: str, limit: int = 10) -> Deferred[list[ReceivedMessage]]:
+        """Look at visible messages, the oldest first, without taking them.
 
-        :returns: a Deferred of ``None``, fired once it cannot come back.
-        :raises ReceiptInvalid: through the Deferred, if the receipt was never issued for this queue.
+        :returns: a Deferred of a list of :class:`ReceivedMessage` without receipts.
+        :raises NotFound: through the Deferred.
+        """
+
+        async def peek() -> list[ReceivedMessage]:
+            check_range("limit", limit, 1, MAX_PEEK)
+            replica, _ = await self._use(namespace, name)
+            grants = replica.machine.peek(replica.bus_now(), limit)
+            bodies = await replica.fetch(grants)
+            return [
+                _received(Envelope.decode(blob), grant, "")
+                for grant, blob in zip(grants, bodies, strict=True)
+                if blob is not None
+            ]
+
+        return Deferred.fromCoroutine(peek())
+
+    def delete(self, namespace: Namespace, name: str, receipts: Sequence[str]) -> Deferred[list[Refused | None]]:
+        """Remove received messages for good; again is no error.
+
+        :returns: a Deferred of what became of each: ``None`` once it cannot come back, or why it is refused:
+            :class:`ReceiptInvalid` if the receipt was never issued for this queue, :class:`ReceiptExpired`.
         :raises NotFound: through the Deferred, if there is no such queue.
         """
 
-        async def delete() -> None:
-            await self._find(namespace, name)
-            await self._queues.delete_messages(namespace, name, [self._receipts.open(namespace, name, receipt)])
+        def command(replica: Replica, receipt: Receipt, _: int) -> tuple[Any, ...]:
+            return "d", receipt.place, receipt.number
 
-        return Deferred.fromCoroutine(delete())
+        return Deferred.fromCoroutine(
+            self._each(namespace, name, [(receipt, 0) for receipt in receipts], command, gone=None)
+        )
 
-    def change_visibility(self, namespace: Namespace, name: str, receipt: str, seconds: int) -> Deferred[None]:
-        """Have a received message handed out again in ``seconds`` from now, 0 to 43,200.
+    def change_visibility(
+        self, namespace: Namespace, name: str, changes: Sequence[tuple[str, int]]
+    ) -> Deferred[list[Refused | None]]:
+        """Have received messages handed out again in so many seconds from now, 0 to 43,200.
 
-        :returns: a Deferred of ``None``.
-        :raises ReceiptInvalid: through the Deferred, if the receipt was never issued for this queue.
+        :param changes: pairs of receipt and seconds.
+        :returns: a Deferred of what became of each, as :meth:`delete` has it; :class:`NotFound` if the message is
+            gone, :class:`VisibilityTotal` beyond 12 hours since it was received.
         :raises NotFound: through the Deferred, if there is no such queue.
         """
 
-        async def change() -> None:
+        def command(replica: Replica, receipt: Receipt, seconds: int) -> tuple[Any, ...]:
             check_range("visibility", seconds, 0, MAX_VISIBILITY)
-            await self._find(namespace, name)
-            handle = self._receipts.open(namespace, name, receipt)
-            await self._queues.change_visibility(namespace, name, handle, seconds)
+            message = replica.machine.find(receipt.place)
+            if message is not None and message.taken:
+                passed = (replica.bus_now() - message.taken) // _SECOND
+                if max(0, passed) + seconds > MAX_VISIBILITY:
+                    raise VisibilityTotal(f"the visibility is {MAX_VISIBILITY} seconds at most since the receive")
+            return "v", receipt.place, receipt.number, seconds * 1000
 
-        return Deferred.fromCoroutine(change())
+        gone = NotFound("the message is not there any more")
+        return Deferred.fromCoroutine(self._each(namespace, name, changes, command, gone=gone))
+
+    async def _each(
+        self,
+        namespace: Namespace,
+        name: str,
+        wishes: Sequence[tuple[str, int]],
+        command: Callable[[Replica, Receipt, int], tuple[Any, ...]],
+        gone: Refused | None,
+    ) -> list[Refused | None]:
+        replica, _ = await self._use(namespace, name)
+        assert replica.log is not None
+        under_way: list[Deferred[Any] | Refused | None] = []
+        for text, number in wishes:
+            try:
+                receipt = self._receipts.open(namespace, name, text)
+                if receipt.incarnation != replica.log.incarnation:
+                    under_way.append(gone)  # of a queue that was removed, and the message with it
+                else:
+                    under_way.append(replica.command(*command(replica, receipt, number)))
+            except Refused as refusal:
+                under_way.append(refusal)
+        results: list[Refused | None] = []
+        for one in under_way:
+            if not isinstance(one, Deferred):
+                results.append(one)
+                continue
+            try:
+                done: Done = await one
+            except Refused as refusal:
+                results.append(refusal)
+                continue
+            if done is Done.EXPIRED:
+                results.append(ReceiptExpired("the visibility of the message ended before"))
+            else:
+                results.append(gone if done is Done.GONE else None)
+        first = results[0] if results else None
+        if isinstance(first, BusUnavailable) and all(isinstance(one, BusUnavailable) for one in results):
+            raise first
+        return results
+
+    # -- move tasks
+
+    def start_redrive(
+        self, namespace: Namespace, name: str, destination: str | None = None, max_per_second: int | None = None
+    ) -> Deferred[Redrive]:
+        """Begin to move what a dead-letter queue holds, the oldest first, as new messages.
+
+        :param destination: a queue of the same kind; ``None``: each goes to the queue that it came from.
+        :param max_per_second: 1 to 500; ``None``: as fast as it goes.
+        :returns: a Deferred of :class:`Redrive`.
+        :raises NotFound: through the Deferred, if one of the queues does not exist.
+        :raises RedriveRunning: through the Deferred.
+        """
+
+        async def start() -> Redrive:
+            await self._use(namespace, name)
+            if max_per_second is not None:
+                check_range("max_per_second", max_per_second, 1, MAX_REDRIVE_RATE)
+            if destination is not None:
+                await self._use(namespace, destination)
+                if destination == name or is_fifo(destination) != is_fifo(name):
+                    raise InvalidParameter("the destination is another queue of the same kind")
+            return await self._redrives.begin(namespace, name, destination, max_per_second)
+
+        return Deferred.fromCoroutine(start())
+
+    def redrives(self, namespace: Namespace, name: str) -> Deferred[list[Redrive]]:
+        """:returns: a Deferred of the last 10 move tasks of a queue, newest first."""
+
+        async def redrives() -> list[Redrive]:
+            check_name(name)
+            await self._directory.find(namespace, name)
+            return await self._redrives.listing(namespace, name)
+
+        return Deferred.fromCoroutine(redrives())
+
+    def cancel_redrive(self, namespace: Namespace, name: str, id_: str) -> Deferred[Redrive]:
+        """End a move task; what was moved stays moved.
+
+        :returns: a Deferred of :class:`Redrive` as it is now.
+        :raises NotFound: through the Deferred, if there is none of this id that is running.
+        """
+
+        async def cancel() -> Redrive:
+            check_name(name)
+            return await self._redrives.cancel(namespace, name, id_)
+
+        return Deferred.fromCoroutine(cancel())
+
+    # -- subscriptions
+
+    def prepare_subscriptions(self, prepare: Callable[[Namespace, str, str], Deferred[None]]) -> None:
+        """Have ``prepare(namespace, name, filter)`` awaited before a subscription is written down."""
+        self._prepare = prepare
+
+    def on_subscriptions(self, changed: Callable[[Namespace, str, tuple[str, ...]], None]) -> None:
+        """Have ``changed`` called with the filters of every queue that has some, now and whenever they change."""
+        seen: dict[tuple[Namespace, str], tuple[str, ...]] = {}
+
+        def listener(namespace: Namespace, name: str, description: QueueDescription | None) -> None:
+            filters = () if description is None else description.subscriptions
+            if seen.get((namespace, name), ()) != filters:
+                if filters:
+                    seen[namespace, name] = filters
+                else:
+                    seen.pop((namespace, name))
+                changed(namespace, name, filters)
+
+        self._directory.listen(listener)
+
+    def subscribe(self, namespace: Namespace, name: str, filter_: str) -> Deferred[bool]:
+        """Have every message on a matching topic sent to the queue, from now on.
+
+        :param filter_: a full filter.
+        :returns: a Deferred of bool: whether this is new.
+        :raises NotFound: through the Deferred.
+        """
+
+        async def subscribe() -> bool:
+            check_name(name)
+            before = await self._directory.find(namespace, name)
+            if filter_ in before.subscriptions:
+                return False
+            if len(before.subscriptions) >= MAX_SUBSCRIPTIONS:
+                raise InvalidParameter(f"a queue has at most {MAX_SUBSCRIPTIONS} subscriptions")
+            if self._prepare is not None:
+                await self._prepare(namespace, name, filter_)
+
+            def add(one: QueueDescription) -> QueueDescription:
+                if filter_ in one.subscriptions:
+                    return one
+                return attrs.evolve(one, subscriptions=(*one.subscriptions, filter_))
+
+            await self.edit(namespace, name, add)
+            return True
+
+        return Deferred.fromCoroutine(subscribe())
+
+    def unsubscribe(self, namespace: Namespace, name: str, filter_: str) -> Deferred[bool]:
+        """End a subscription.
+
+        :returns: a Deferred of bool: whether there was one.
+        :raises NotFound: through the Deferred.
+        """
+
+        async def unsubscribe() -> bool:
+            check_name(name)
+            before = await self._directory.find(namespace, name)
+            if filter_ not in before.subscriptions:
+                return False
+            await self.edit(
+                namespace,
+                name,
+                lambda one: attrs.evolve(one, subscriptions=tuple(f for f in one.subscriptions if f != filter_)),
+            )
+            return True
+
+        return Deferred.fromCoroutine(unsubscribe())
 
 
-def _parse(key: str, value: bytes) -> QueueDescription:
-    """Read a stored configuration.
+def _prepare(message: Outgoing, config: QueueConfig) -> tuple[Envelope, int, str | None]:
+    """Check a message; give what is stored, its size, and the key under which its repetition is recognised."""
+    body = check_body(message.body)
+    check_attributes(message.attributes)
+    size = len(body) + (attributes_bytes(message.attributes) if message.attributes else 0)
+    check_size(size, config)
+    if message.delay is not None:
+        check_range("delay", message.delay, 0, MAX_DELAY)
+    if message.group is not None:
+        check_token("group", message.group)
+    if message.dedup_id is not None:
+        check_token("dedup_id", message.dedup_id)
+    if not config.fifo:
+        if message.dedup_id is not None:
+            raise InvalidParameter("dedup_id is for FIFO queues only")
+        return _envelope(message, body), size, None
+    if message.group is None:
+        raise MissingField("a message of a FIFO queue needs a group")
+    if message.delay:
+        raise InvalidParameter("a FIFO queue has a delay for all of its messages, and none of one message")
+    dedup = message.dedup_id
+    if dedup is None:
+        if not config.content_dedup:
+            raise InvalidParameter("the queue has no content_dedup: a message needs a dedup_id")
+        dedup = hashlib.sha256(body).hexdigest()
+        message = attrs.evolve(message, dedup_id=dedup)
+    return _envelope(message, body), size, f"{message.group}\0{dedup}" if config.dedup_scope == "group" else dedup
 
-    :raises Conflict: if that is not possible: what a newer version promises of a queue, this one may not keep.
-    """
-    try:
-        members = json.loads(value)
-        return QueueDescription(key.split(".", 2)[2], QueueConfig.parse(members["config"]), int(members["created_at"]))
-    except (ValueError, LookupError, TypeError, AttributeError, InvalidParameter):
-        raise Conflict("the queue's configuration is of another version, or damaged") from None
+
+def _envelope(message: Outgoing, body: bytes) -> Envelope:
+    id_ = str(uuid.uuid4())
+    return Envelope(id_, body, message.attributes, message.sender, message.group, message.dedup_id, message.trace)
+
+
+def _sent(envelope: Envelope, message: Outgoing, accepted: Accepted) -> Sent:
+    system = {} if message.trace is None else {"AWSTraceHeader": Attribute("String", message.trace)}
+    return Sent(
+        envelope.id if accepted.id is None else accepted.id,
+        md5_of(envelope.body),
+        md5_of_attributes(message.attributes),
+        md5_of_attributes(system),
+        f"{accepted.place:020d}",
+        accepted.id is not None,
+    )
+
+
+def _received(envelope: Envelope, grant: Grant, receipt: str) -> ReceivedMessage:
+    return ReceivedMessage(
+        id=envelope.id,
+        receipt=receipt,
+        body=envelope.body.decode(),
+        attributes=envelope.attributes,
+        receive_count=grant.number,
+        sent_at=grant.sent // _MS,
+        first_received_at=grant.first // _MS,
+        sequence=f"{grant.place:020d}",
+        sender=envelope.sender,
+        group=envelope.group,
+        dedup_id=envelope.dedup_id,
+        trace=envelope.trace,
+        dead_letter_source=envelope.source,
+    )

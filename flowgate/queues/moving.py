@@ -1,0 +1,81 @@
+"""Dead letters: how a message gets from one queue into another, once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from flowgate.errors import NotFound
+from flowgate.queues.directory import Directory
+from flowgate.queues.envelope import Envelope
+from flowgate.queues.machine import Grant
+from flowgate.queues.replica import Replica
+from flowgate.topics import Namespace
+
+Open = Callable[[Namespace, str], Awaitable[Replica]]
+
+
+def origin_of(replica: Replica, place: int) -> str:
+    """Names a message of a queue for ever: another queue takes it once."""
+    assert replica.log is not None
+    return f"{replica.log.incarnation}.{place:x}"
+
+
+class DeadLetters:
+    """Moves messages that were received too often.
+
+    The dead-letter queue remembers where each came from, so a move that was begun and not finished, by this node or
+    another, is simply done again.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: Directory, open_: Open) -> None:
+        self._directory = directory
+        self._open = open_
+
+    def move(self, replica: Replica, grants: Sequence[Grant]) -> Deferred[None]:
+        """Move messages to the queue's dead-letter queue; if it has none any more, they are handed out again.
+
+        :returns: a Deferred of ``None``.
+        :raises BusUnavailable: through the Deferred; they are on their way still.
+        """
+        return Deferred.fromCoroutine(self._move(replica, grants))
+
+    async def _move(self, replica: Replica, grants: Sequence[Grant]) -> None:
+        try:
+            description = await self._directory.find(replica.namespace, replica.name)
+            dead_letter = description.config.dead_letter
+            if dead_letter is None:
+                raise NotFound("the queue has no dead-letter queue")
+            target = await self._open(replica.namespace, dead_letter.queue)
+        except NotFound:
+            for grant in grants:
+                await replica.command("b", grant.place)
+            return
+        bodies = await replica.fetch(grants)
+        for grant, blob in zip(grants, bodies, strict=True):
+            message = replica.machine.find(grant.place)
+            if blob is None or message is None:
+                continue
+            envelope = attrs.evolve(Envelope.decode(blob), source=replica.name)
+            fifo = replica.machine.fifo
+            if fifo:
+                envelope = attrs.evolve(envelope, dedup_id=envelope.id)
+            await target.command(
+                "s",
+                message.size,
+                0,
+                envelope.group,
+                None,
+                envelope.id,
+                origin_of(replica, grant.place),
+                None if fifo else grant.sent,
+                grant.number,
+                grant.first,
+                blob=envelope.encode(),
+            )
+            await replica.command("m", grant.place)
