@@ -319,10 +319,81 @@ def _queue(options: argparse.Namespace) -> str:
     return f"/api/v1/queues/{quote(options.queue_name, safe='')}"
 
 
-async def queue_send(api: Api, options: argparse.Namespace) -> None:
+def _given(options: argparse.Namespace, **members: str) -> dict[str, object]:
+    """The members of a body whose options were given."""
+    values = {member: getattr(options, option) for member, option in members.items()}
+    return {member: value for member, value in values.items() if value is not None}
+
+
+def _pairs(pairs: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise Failed(f"{pair!r} is not of the form NAME=VALUE")
+        found[name] = value
+    return found
+
+
+async def queue_create(api: Api, options: argparse.Namespace) -> None:
+    body = _given(
+        options,
+        visibility="visibility",
+        delay="delay",
+        receive_wait="wait",
+        retention="retention",
+        max_message_bytes="max_bytes",
+        content_dedup="content_dedup",
+        dedup_scope="dedup_scope",
+    )
+    if options.dead_letter is not None:
+        body["dead_letter"] = {"queue": options.dead_letter, **_given(options, max_receives="max_receives")}
+    elif options.max_receives is not None:
+        raise Failed("--max-receives needs --dead-letter")
+    if options.tag:
+        body["tags"] = _pairs(options.tag)
     bearer = await api.token(_key(options))
-    answer = await api.json("POST", f"{_queue(options)}/messages", {"body": _input(options.body)}, bearer)
+    answer = await api.json("PUT", _queue(options), body, bearer)
+    if options.json:
+        _say(json.dumps(answer))
+
+
+async def queue_list(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    queues: list[dict[str, Any]] = []
+    query = f"prefix={quote(options.prefix, safe='')}&limit=1000"
+    cursor = ""
+    while True:
+        page = await api.json("GET", f"/api/v1/queues?{query}{cursor}", token=bearer)
+        queues += page["queues"]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={quote(page['next'], safe='')}"
+    if options.json:
+        _say(json.dumps(queues))
+        return
+    for queue in queues:
+        config = queue["config"]
+        dead = f"  dead letters to {config['dead_letter']['queue']}" if config["dead_letter"] else ""
+        _say(f"{queue['name']}  {config['type']}{dead}")
+
+
+async def queue_delete(api: Api, options: argparse.Namespace) -> None:
+    await api.json("DELETE", _queue(options), token=await api.token(_key(options)))
+
+
+async def queue_send(api: Api, options: argparse.Namespace) -> None:
+    body = _given(options, delay="delay", group="group", dedup_id="dedup_id")
+    if options.attribute:
+        body["attributes"] = _pairs(options.attribute)
+    bearer = await api.token(_key(options))
+    answer = await api.json("POST", f"{_queue(options)}/messages", {"body": _input(options.body), **body}, bearer)
     _say(json.dumps(answer) if options.json else answer["id"])
+
+
+def _body(message: dict[str, Any]) -> str:
+    text: str = message["body"] if "body" in message else message["body_base64"]
+    return text
 
 
 async def queue_receive(api: Api, options: argparse.Namespace) -> None:
@@ -335,7 +406,7 @@ async def queue_receive(api: Api, options: argparse.Namespace) -> None:
         _say(json.dumps(messages))
     for message in messages:
         if not options.json:
-            _say(message["body"] if options.delete else f"{message['receipt']}\t{_line(message['body'])}")
+            _say(_body(message) if options.delete else f"{message['receipt']}\t{_line(_body(message))}")
         if options.delete:
             await api.json("DELETE", f"{_queue(options)}/messages/{quote(message['receipt'], safe='')}", token=bearer)
 
@@ -344,6 +415,58 @@ async def queue_stats(api: Api, options: argparse.Namespace) -> None:
     bearer = await api.token(_key(options))
     stats = (await api.json("GET", _queue(options), token=bearer))["stats"]
     _say(json.dumps(stats) if options.json else "\n".join(f"{name}: {value}" for name, value in stats.items()))
+
+
+async def queue_purge(api: Api, options: argparse.Namespace) -> None:
+    await api.json("POST", f"{_queue(options)}/purge", token=await api.token(_key(options)))
+
+
+async def queue_peek(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    answer = await api.json("GET", f"{_queue(options)}/messages/peek?limit={options.max}", token=bearer)
+    if options.json:
+        _say(json.dumps(answer["messages"]))
+        return
+    for message in answer["messages"]:
+        _say(f"{message['id']}\t{message['receive_count']}\t{_line(_body(message))}")
+
+
+async def queue_redrive(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    path = f"{_queue(options)}/redrive"
+    if options.list:
+        tasks = (await api.json("GET", path, token=bearer))["tasks"]
+        if options.json:
+            _say(json.dumps(tasks))
+            return
+        for task in tasks:
+            _say(f"{task['task']}  {task['status']}  {task['moved']} of {task['to_move']}")
+    elif options.cancel is not None:
+        task = await api.json("DELETE", f"{path}/{quote(options.cancel, safe='')}", token=bearer)
+        _say(json.dumps(task) if options.json else str(task["moved"]))
+    else:
+        body = _given(options, destination="to", max_per_second="rate")
+        task = await api.json("POST", path, body, bearer)
+        _say(json.dumps(task) if options.json else task["task"])
+
+
+async def queue_subscribe(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    path = f"{_queue(options)}/subscriptions"
+    if options.filter is not None:
+        await api.json("PUT", path, {"topic": options.filter}, bearer)
+        return
+    subscriptions = (await api.json("GET", path, token=bearer))["subscriptions"]
+    if options.json:
+        _say(json.dumps(subscriptions))
+        return
+    for subscription in subscriptions:
+        _say(_line(subscription["topic"]))
+
+
+async def queue_unsubscribe(api: Api, options: argparse.Namespace) -> None:
+    bearer = await api.token(_key(options))
+    await api.json("DELETE", f"{_queue(options)}/subscriptions", {"topic": options.filter}, bearer)
 
 
 # -- the command line
@@ -371,12 +494,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read a command line; the options that every command takes may stand anywhere on it.
 
     They are taken out first: argparse does not find the second of two positional arguments behind an option, if it
-    may be left out.
+    may be left out.  For a command that has options of its own, ``late`` names that argument.
 
     :raises Failed: if it is not understood.
     """
     shared, rest = _everywhere().parse_known_args(arguments)
     options, unknown = _parser().parse_known_args(rest, shared)
+    late = getattr(options, "late", None)
+    if late is not None and getattr(options, late) is None and len(unknown) == 1 and not unknown[0].startswith("-"):
+        setattr(options, late, unknown.pop())
     if unknown:
         # Without its value: of a misspelt option that may be a secret.
         option = next((one.partition("=")[0] for one in unknown if one.startswith("-")), "")
@@ -428,18 +554,62 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("message", metavar="MESSAGE", nargs="?", help="the message; - or nothing: the standard input")
     command(top, "subscribe", subscribe, "Print messages as they come.").add_argument("filter", metavar="FILTER")
 
-    queues = commands(top.add_parser("queue", help="queues", parents=[below]))
-    put = command(queues, "send", queue_send, "Send one message to a queue.")
-    put.add_argument("queue_name", metavar="NAME")
+    _queue_commands(commands(top.add_parser("queue", help="queues", parents=[below])), command)
+    return parser
+
+
+def _queue_commands(queues: Any, command: Callable[[Any, str, Command, str], argparse.ArgumentParser]) -> None:
+    def named(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        added = command(queues, name, run, text)
+        added.add_argument("queue_name", metavar="NAME")
+        return added
+
+    create = named("create", queue_create, "Make a queue; one whose name ends in .fifo is a FIFO queue.")
+    create.add_argument("--visibility", type=int, metavar="SECONDS", help="time to delete a received message in [30]")
+    create.add_argument("--delay", type=int, metavar="SECONDS", help="hide new messages so long [0]")
+    create.add_argument("--wait", type=int, metavar="SECONDS", help="let receives wait so long for a message [0]")
+    create.add_argument("--retention", type=int, metavar="SECONDS", help="keep messages so long [345600]")
+    create.add_argument("--max-bytes", type=int, metavar="BYTES", help="largest body and attributes [1048576]")
+    create.add_argument("--dead-letter", metavar="QUEUE", help="where messages go that are received too often")
+    create.add_argument("--max-receives", type=int, metavar="N", help="receives before they go there [10]")
+    create.add_argument("--content-dedup", action="store_true", default=None, help="FIFO: recognise equal bodies")
+    create.add_argument("--dedup-scope", choices=("queue", "group"), help="FIFO: where they are recognised [queue]")
+    create.add_argument("--tag", action="append", metavar="NAME=TEXT", help="a note at the queue; can be repeated")
+
+    command(queues, "list", queue_list, "List the queues.").add_argument(
+        "--prefix", default="", metavar="TEXT", help="only those whose names begin so"
+    )
+    named("delete", queue_delete, "Delete a queue with its messages.")
+
+    put = named("send", queue_send, "Send one message to a queue.")
     put.add_argument("body", metavar="BODY", nargs="?", help="the message; - or nothing: the standard input")
-    take = command(queues, "receive", queue_receive, "Receive messages from a queue; print receipt and body.")
-    take.add_argument("queue_name", metavar="NAME")
+    put.set_defaults(late="body")
+    put.add_argument("--delay", type=int, metavar="SECONDS", help="hide it so long [the queue's]")
+    put.add_argument("--group", metavar="GROUP", help="FIFO: keep it in order with others of this group")
+    put.add_argument("--dedup-id", metavar="ID", help="FIFO: take it once in 5 minutes")
+    put.add_argument("--attribute", action="append", metavar="NAME=TEXT", help="an attribute; can be repeated")
+
+    take = named("receive", queue_receive, "Receive messages from a queue; print receipt and body.")
     take.add_argument("--max", type=int, default=1, metavar="N", help="at most so many messages [1]")
     take.add_argument("--wait", type=int, default=0, metavar="SECONDS", help="wait so long for a message [0]")
     take.add_argument("--visibility", type=int, metavar="SECONDS", help="time to delete it in [the queue's]")
     take.add_argument("--delete", action="store_true", help="delete what was received")
-    command(queues, "stats", queue_stats, "Show what a queue holds.").add_argument("queue_name", metavar="NAME")
-    return parser
+
+    named("stats", queue_stats, "Show what a queue holds.")
+    named("purge", queue_purge, "Delete all messages of a queue.")
+    look = named("peek", queue_peek, "Show messages without receiving them: id, receive count and body.")
+    look.add_argument("--max", type=int, default=10, metavar="N", help="at most so many messages [10]")
+
+    back = named("redrive", queue_redrive, "Move the messages of a dead-letter queue back; print the task.")
+    back.add_argument("--to", metavar="QUEUE", help="where to [each to the queue that it came from]")
+    back.add_argument("--rate", type=int, metavar="N", help="so many messages a second at most")
+    other = back.add_mutually_exclusive_group()
+    other.add_argument("--list", action="store_true", help="list the tasks instead")
+    other.add_argument("--cancel", metavar="TASK", help="end a task instead; print how many messages it has moved")
+
+    tie = named("subscribe", queue_subscribe, "Have messages on topics sent to a queue; or list its filters.")
+    tie.add_argument("filter", metavar="FILTER", nargs="?", help="nothing: list the filters")
+    named("unsubscribe", queue_unsubscribe, "End that.").add_argument("filter", metavar="FILTER")
 
 
 async def execute(options: argparse.Namespace, place: Place, treq: Any) -> None:

@@ -15,6 +15,7 @@ from twisted.python import usage
 
 from flowgate.errors import Refused, StartError
 from flowgate.limits import Limits, TopicPolicy
+from flowgate.queues.declared import MEMBERS, DeclaredQueue
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,7 @@ ENVIRONMENT = "FLOWGATE_"
 _AGE = re.compile(r"([1-9][0-9]{0,8})([smhd])\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_AGE = 36500 * 86400
+_ACCOUNT = re.compile(r"[0-9]{12}\Z")
 
 
 class Invalid(ValueError):
@@ -83,10 +85,19 @@ def _truth(value: object) -> bool:
     return value
 
 
-def _durability(value: object) -> str:
-    if value not in ("os", "fsync"):
-        raise Invalid("must be os or fsync")
-    return str(value)
+def _choice(one: str, other: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in (one, other):
+            raise Invalid(f"must be {one} or {other}")
+        return str(value)
+
+    return parse
+
+
+def _account(value: object) -> str:
+    if not isinstance(value, str) or not _ACCOUNT.match(value):
+        raise Invalid("must be a text of 12 digits")
+    return value
 
 
 @attrs.frozen(slots=True)
@@ -104,8 +115,12 @@ class Settings:
     :ivar master_secret: instead of the one in the data directory.
     :ivar admin_token: instead of the one in the data directory.
     :ivar issuer: the ``iss`` of tokens.
+    :ivar sqs_account_id: the account in the URLs and ARNs of queues that SQS clients are shown.
+    :ivar sqs_regions: whether SQS clients of all regions see the same queues (``shared``) or not (``separate``).
     :ivar history_messages: messages that history keeps for each topic.
     :ivar history_age: seconds that history keeps a message.
+    :ivar policies: what holds for topics, by their filters.
+    :ivar queues: queues that have to be there.
     """
 
     data: Path = Path("flowgate-data")
@@ -119,10 +134,13 @@ class Settings:
     master_secret: str | None = attrs.field(default=None, repr=False)
     admin_token: str | None = attrs.field(default=None, repr=False)
     issuer: str = "flowgate"
+    sqs_account_id: str = "123456789012"
+    sqs_regions: str = "shared"
     history_messages: int = 1000
     history_age: int = 86400
     limits: Limits = attrs.field(factory=Limits)
     policies: tuple[TopicPolicy, ...] = ()
+    queues: tuple[DeclaredQueue, ...] = ()
 
 
 @attrs.frozen(slots=True)
@@ -161,11 +179,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("mqtt_client_ca", _path),
     Option("mqtt_client_cert_required", _truth, truth=True),
     Option("nats", _texts, many=True),
-    Option("durability", _durability),
+    Option("durability", _choice("os", "fsync")),
     Option("replicas", _whole(1, 5), number=True),
     Option("master_secret", _text),
     Option("admin_token", _text),
     Option("issuer", _text),
+    Option("sqs_account_id", _account),
+    Option("sqs_regions", _choice("shared", "separate")),
     Option("history.messages", _whole(1, 1_000_000), number=True),
     Option("history.age", parse_age),
     *(
@@ -198,7 +218,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
     return found
 
 
-def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], list[object]]:
+_LISTS = ("topics", "queues")
+"""Tables of the file that can be repeated."""
+
+
+def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], dict[str, list[object]]]:
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
@@ -209,22 +233,41 @@ def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], list[object]]
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and a number of too many digits
         raise StartError(f"{path} is not TOML: {error}") from None
     known = [option.name for option in OPTIONS]
-    topics = document.pop("topics", [])
-    if not isinstance(topics, list):
-        raise StartError(f"{path}: topics must be tables: [[topics]]")
+    lists: dict[str, list[object]] = {name: document.pop(name, []) for name in _LISTS}
+    for name, entries in lists.items():
+        if not isinstance(entries, list):
+            raise StartError(f"{path}: {name} must be tables: [[{name}]]")
     found: dict[str, tuple[object, str]] = {}
     tables = {name.partition(".")[0] for name in known if "." in name}
     for key, value in document.items():
         if (key in tables) is not isinstance(value, dict) and (key in tables or key in known):
             raise StartError(f"{path}: {key} must {'' if key in tables else 'not '}be a table")
         if value == {} and key not in tables:
-            raise StartError(f"{path}: {_unknown(key, [*known, *tables, 'topics'])}")
+            raise StartError(f"{path}: {_unknown(key, [*known, *tables, *_LISTS])}")
         inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
         for name, one in inner.items():
             if name not in known:
-                raise StartError(f"{path}: {_unknown(name, [*known, 'topics'])}")
+                raise StartError(f"{path}: {_unknown(name, [*known, *_LISTS])}")
             found[name] = (one, f"{path}: {name}")
-    return found, topics
+    return found, lists
+
+
+def _queues(entries: Sequence[object], config: object) -> tuple[DeclaredQueue, ...]:
+    declared: dict[tuple[object, str], DeclaredQueue] = {}
+    for index, entry in enumerate(entries):
+        place = f"{config}: queues[{index}]"
+        if not isinstance(entry, dict):
+            raise StartError(f"{place} must be a table")
+        for key in entry:
+            if key not in MEMBERS:
+                raise StartError(f"{place}: {_unknown(key, MEMBERS)}")
+        try:
+            queue = DeclaredQueue.parse(entry)
+        except Refused as refusal:
+            raise StartError(f"{place}: {refusal.detail}") from None
+        if declared.setdefault((queue.home, queue.name), queue) is not queue:
+            raise StartError(f"{place}: the queue {queue} is declared twice")
+    return tuple(declared.values())
 
 
 def _policy(entry: object, place: str, settings: Settings) -> TopicPolicy:
@@ -264,10 +307,10 @@ def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> 
     :raises StartError: with one sentence that names the place of a value that is not allowed.
     """
     given: dict[str, tuple[object, str]] = {}
-    topics: list[object] = []
+    lists: dict[str, list[object]] = {name: [] for name in _LISTS}
     config = command_line.get("config") or environment.get(ENVIRONMENT + "CONFIG")
     if config:
-        given, topics = _from_file(Path(str(config)))
+        given, lists = _from_file(Path(str(config)))
     given.update(_from_environment(environment))
     given.update((name, (value, f"--{name}")) for name, value in command_line.items() if name != "config")
 
@@ -283,9 +326,14 @@ def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> 
             raise StartError(f"{place} {error}") from None
         (limits if option.name.startswith("limits.") else values)[option.field] = parsed
     settings = Settings(**values, limits=Limits(**limits))
-    policies = tuple(_policy(entry, f"{config}: topics[{index}]", settings) for index, entry in enumerate(topics))
+    policies = tuple(
+        _policy(entry, f"{config}: topics[{index}]", settings) for index, entry in enumerate(lists["topics"])
+    )
+    queues = _queues(lists["queues"], config)
     clients = settings.mqtt_client_ca and settings.mqtt_client_ca.absolute()
-    return attrs.evolve(settings, policies=policies, data=settings.data.absolute(), mqtt_client_ca=clients)
+    return attrs.evolve(
+        settings, policies=policies, queues=queues, data=settings.data.absolute(), mqtt_client_ca=clients
+    )
 
 
 class Options(usage.Options):
@@ -324,7 +372,7 @@ class Options(usage.Options):
         self._more("nats", value)
 
     def opt_config(self, value: str) -> None:
-        """A TOML file with options, limits and topic policies."""
+        """A TOML file with options, limits, topic policies and queues."""
         self._one("config", value)
 
     def opt_durability(self, value: str) -> None:

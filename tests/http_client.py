@@ -18,7 +18,7 @@ from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Grant, Grants, Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
-from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_queue_logs import MemoryQueueLogs
 from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
@@ -214,7 +214,7 @@ class HttpClient:
         self.token_service = TokenService(self.keyring, b"master secret", self.store, "https://gateway", self.now)
         self.token_service.start()
         self.tokens = FakeTokens()
-        self.queues = Queues(MemoryQueues(self.clock), self.store, b"master secret", self.now)
+        self.queues = Queues(MemoryQueueLogs(self.clock), self.store, b"master secret", self.clock, self.now)
         self.queues.start()
         self.draining = False
         self.wheel = Wheel(self.clock)

@@ -307,11 +307,104 @@ class QueueTests(_Tests):
 
     MESSAGES = "/api/v1/queues/jobs/messages"
 
+    def asked(self) -> Any:
+        """The last body."""
+        return self.gateway.asked[-1][3]
+
+    def test_create(self) -> None:
+        """A queue is made with what was said of it; nothing is printed but with ``--json``."""
+        self.gateway.say("PUT /api/v1/queues/jobs.fifo", 201, {"name": "jobs.fifo"})
+        self.assertEqual(self.run_command("queue", "create", "jobs.fifo"), "")
+        self.assertEqual(self.gateway.asked[-1], ("PUT /api/v1/queues/jobs.fifo", JWT, "application/json", {}))
+        out = self.run_command(
+            *("queue", "create", "jobs.fifo", "--visibility", "60", "--delay", "5", "--wait", "20", "--json"),
+            *("--retention", "3600", "--max-bytes", "2048", "--dead-letter", "dead.fifo", "--max-receives", "3"),
+            *("--content-dedup", "--dedup-scope", "group", "--tag", "team=a=b", "--tag", "empty="),
+        )
+        self.assertEqual(json.loads(out), {"name": "jobs.fifo"})
+        self.assertEqual(
+            self.asked(),
+            {
+                "visibility": 60,
+                "delay": 5,
+                "receive_wait": 20,
+                "retention": 3600,
+                "max_message_bytes": 2048,
+                "content_dedup": True,
+                "dedup_scope": "group",
+                "dead_letter": {"queue": "dead.fifo", "max_receives": 3},
+                "tags": {"team": "a=b", "empty": ""},
+            },
+        )
+
+    def test_create_wrongly(self) -> None:
+        """What cannot be meant is one sentence, and nothing is asked."""
+        self.assertIn("--dead-letter", self.sentence("queue", "create", "jobs", "--max-receives", "3"))
+        self.assertIn("NAME=VALUE", self.sentence("queue", "create", "jobs", "--tag", "team"))
+        self.assertIn("NAME=VALUE", self.sentence("queue", "send", "jobs", "x", "--attribute", "=1"))
+        self.assertEqual(self.gateway.asked, [])
+
+    def test_refused(self) -> None:
+        """What the gateway says is the sentence."""
+        self.gateway.say("PUT /api/v1/queues/jobs", 409, {"detail": "the queue exists with another configuration"})
+        self.assertEqual(
+            self.failure("queue", "create", "jobs", "--delay", "1"), "the queue exists with another configuration"
+        )
+
+    def failure(self, *arguments: str) -> str:
+        done, _ = self.begin(*arguments)
+        self.flush()
+        return str(self.failureResultOf(done, cli.Failed).value)
+
+    def test_list(self) -> None:
+        """One line for each queue, of all pages; as JSON, everything."""
+        dead = {"queue": "dead", "max_receives": 3}
+        first = {"name": "a", "config": {"type": "standard", "dead_letter": None}}
+        second = {"name": "b.fifo", "config": {"type": "fifo", "dead_letter": dead}}
+        call = "GET /api/v1/queues?prefix=x%26&limit=1000"
+        self.gateway.say(call, 200, {"queues": [first], "next": "a&b"})
+        self.gateway.say(f"{call}&cursor=a%26b", 200, {"queues": [second], "next": None})
+        line = ("queue", "list", "--prefix", "x&")
+        self.assertEqual(self.run_command(*line), "a  standard\nb.fifo  fifo  dead letters to dead\n")
+        self.assertEqual(json.loads(self.run_command(*line, "--json")), [first, second])
+
+    def test_delete_and_purge(self) -> None:
+        """A queue is emptied, and removed, without a word."""
+        self.gateway.say("POST /api/v1/queues/jobs/purge", 204)
+        self.gateway.say("DELETE /api/v1/queues/jobs", 204)
+        self.assertEqual(self.run_command("queue", "purge", "jobs") + self.run_command("queue", "delete", "jobs"), "")
+
     def test_send(self) -> None:
         """A message is sent, and its id is printed."""
         self.gateway.say(f"POST {self.MESSAGES}", 201, {"id": "m1", "md5": "x"})
         self.assertEqual(self.run_command("queue", "send", "jobs", "do it"), "m1\n")
         self.assertEqual(self.gateway.asked[-1][1:], (JWT, "application/json", {"body": "do it"}))
+
+    def test_send_with_everything(self) -> None:
+        """A message may have a delay, attributes, a group and a deduplication id."""
+        self.gateway.say(f"POST {self.MESSAGES}", 201, {"id": "m1"})
+        self.run_command(
+            *("queue", "send", "jobs", "--delay", "0", "do it", "--group", "g", "--dedup-id", "d"),
+            *("--attribute", "a=1", "--attribute", "b=x=y"),
+        )
+        sent = {"body": "do it", "delay": 0, "group": "g", "dedup_id": "d", "attributes": {"a": "1", "b": "x=y"}}
+        self.assertEqual(self.asked(), sent)
+
+    def test_body_anywhere(self) -> None:
+        """The body may stand before and behind options; without one it is the standard input."""
+        self.gateway.say(f"POST {self.MESSAGES}", 201, {"id": "m1"})
+        self.stdin = b"from there"
+        for words, body in (
+            (["jobs", "do it", "--delay", "1"], "do it"),
+            (["jobs", "--delay", "1", "do it"], "do it"),
+            (["--delay", "1", "jobs", "do it"], "do it"),
+            (["--delay", "1", "jobs", "--", "--json"], "--json"),
+            (["jobs", "--delay", "1"], "from there"),
+        ):
+            self.run_command("queue", "send", *words)
+            self.assertEqual(self.asked(), {"body": body, "delay": 1}, words)
+        self.assertIn("too many", self.sentence("queue", "send", "jobs", "a", "--delay", "1", "b"))
+        self.assertIn("too many", self.sentence("queue", "send", "jobs", "--delay", "1", "a", "b"))
 
     def test_receive(self) -> None:
         """Receipt and body are printed."""
@@ -321,6 +414,12 @@ class QueueTests(_Tests):
         self.assertEqual(self.run_command(*line), 'r1\tdo it\nr2\t"and\\nthis"\n')
         self.assertEqual(self.gateway.asked[-1][3], {"max": 2, "wait": 20, "visibility": 5})
         self.assertEqual(json.loads(self.run_command("--json", *line)), messages)
+
+    def test_receive_bytes(self) -> None:
+        """A body of bytes is printed as base64."""
+        message = {"id": "m1", "receipt": "r1", "body_base64": "AAE="}
+        self.gateway.say(f"POST {self.MESSAGES}/receive", 200, {"messages": [message]})
+        self.assertEqual(self.run_command("queue", "receive", "jobs"), "r1\tAAE=\n")
 
     def test_receive_and_delete(self) -> None:
         """With ``--delete`` the body alone is printed, and each message is deleted after that."""
@@ -340,6 +439,44 @@ class QueueTests(_Tests):
         """What the queue holds is printed."""
         self.gateway.say("GET /api/v1/queues/jobs", 200, {"stats": {"visible": 3, "in_flight": 0}})
         self.assertEqual(self.run_command("queue", "stats", "jobs"), "visible: 3\nin_flight: 0\n")
+
+    def test_peek(self) -> None:
+        """Messages are looked at: id, receive count, body."""
+        messages = [{"id": "m1", "body": "do it", "receive_count": 0}, {"id": "m2", "body": "a\tb", "receive_count": 2}]
+        self.gateway.say(f"GET {self.MESSAGES}/peek?limit=10", 200, {"messages": messages})
+        self.assertEqual(self.run_command("queue", "peek", "jobs"), 'm1\t0\tdo it\nm2\t2\t"a\\tb"\n')
+        self.gateway.say(f"GET {self.MESSAGES}/peek?limit=2", 200, {"messages": messages})
+        self.assertEqual(json.loads(self.run_command("queue", "peek", "jobs", "--max", "2", "--json")), messages)
+
+    def test_redrive(self) -> None:
+        """A task is begun and its id printed; tasks are listed; one is ended, and what it has moved is printed."""
+        path = "/api/v1/queues/dead/redrive"
+        task = {"task": "t/1", "status": "running", "moved": 3, "to_move": 10}
+        self.gateway.say(f"POST {path}", 202, task)
+        self.assertEqual(self.run_command("queue", "redrive", "dead"), "t/1\n")
+        self.assertEqual(self.asked(), {})
+        self.run_command("queue", "redrive", "dead", "--to", "jobs", "--rate", "100")
+        self.assertEqual(self.asked(), {"destination": "jobs", "max_per_second": 100})
+        self.gateway.say(f"GET {path}", 200, {"tasks": [task]})
+        self.assertEqual(self.run_command("queue", "redrive", "dead", "--list"), "t/1  running  3 of 10\n")
+        self.assertEqual(json.loads(self.run_command("queue", "redrive", "dead", "--list", "--json")), [task])
+        self.gateway.say(f"DELETE {path}/t%2F1", 200, task)
+        self.assertEqual(self.run_command("queue", "redrive", "dead", "--cancel", "t/1"), "3\n")
+        self.assertEqual(json.loads(self.run_command("queue", "redrive", "dead", "--cancel", "t/1", "--json")), task)
+
+    def test_subscriptions(self) -> None:
+        """A queue is subscribed to a filter, its filters are listed, and it is unsubscribed."""
+        path = "/api/v1/queues/jobs/subscriptions"
+        self.gateway.say(f"PUT {path}", 201, {"topic": "orders/#"})
+        self.assertEqual(self.run_command("queue", "subscribe", "jobs", "orders/#"), "")
+        self.assertEqual(self.asked(), {"topic": "orders/#"})
+        self.gateway.say(f"GET {path}", 200, {"subscriptions": [{"topic": "orders/#"}, {"topic": "a"}]})
+        self.assertEqual(self.run_command("queue", "subscribe", "jobs"), "orders/#\na\n")
+        found = json.loads(self.run_command("queue", "subscribe", "jobs", "--json"))
+        self.assertEqual(found, [{"topic": "orders/#"}, {"topic": "a"}])
+        self.gateway.say(f"DELETE {path}", 204)
+        self.assertEqual(self.run_command("queue", "unsubscribe", "jobs", "orders/#"), "")
+        self.assertEqual(self.asked(), {"topic": "orders/#"})
 
 
 class LineTests(_Tests):

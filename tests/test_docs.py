@@ -7,6 +7,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 from runpy import run_path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,9 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate import cli, errors
 from flowgate.errors import Refused
-from flowgate.http import site
+from flowgate.http import queue_messages, queues, site
 from flowgate.http.answers import Route
 from flowgate.limits import Limits
+from flowgate.queues import model, redrive, service
 from flowgate.settings import ENVIRONMENT, OPTIONS, Options, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,9 +42,9 @@ def statements() -> tuple[tuple[str, ...], list[Any], dict[str, list[Any]]]:
     return module["BINDS"], module["statements"](), module["cases"](ROOT / "tests")
 
 
-def refusals() -> list[type[Refused]]:
-    """Every refusal that has a code of its own."""
-    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refused)]
+def refusals(room: ModuleType = errors) -> list[type[Refused]]:
+    """Every refusal of a module that has a code of its own."""
+    return [kind for kind in vars(room).values() if isinstance(kind, type) and issubclass(kind, Refused)]
 
 
 class OptionTests(SynchronousTestCase):
@@ -69,6 +71,8 @@ class OptionTests(SynchronousTestCase):
             "durability": Settings().durability,
             "history.messages": Settings().history_messages,
             "http": Settings().http[0],
+            "sqs_account_id": Settings().sqs_account_id,
+            "sqs_regions": Settings().sqs_regions,
             "mqtt": Settings().mqtt[0],
             **{f"limits.{field.name}": field.default for field in attrs.fields(Limits)},
         }
@@ -89,7 +93,8 @@ class ErrorTests(SynchronousTestCase):
     def test_every_code_with_its_status(self) -> None:
         """The table of codes has just the codes of the code, each with its status."""
         shown = {(row[0], row[1].strip("`")) for row in table_rows("errors") if row[0].isdigit()}
-        self.assertEqual(shown, {(str(kind.status), kind.code) for kind in refusals()})
+        rooms = (errors, model, redrive, service, queue_messages, queues)
+        self.assertEqual(shown, {(str(kind.status), kind.code) for room in rooms for kind in refusals(room)})
 
     def test_every_close_code(self) -> None:
         """Each code that a WebSocket is closed with is explained on its page."""
@@ -201,8 +206,8 @@ class CommandTests(SynchronousTestCase):
         """Each line of the list is taken by the command's own parser, with all its options."""
         text = PAGES["operations"].split(".. code-block:: text\n\n", 1)[1].split("\n\n", 1)[0]
         lines = re.sub("#.*", "", text).strip().split("\n   flowgate ")
-        self.assertEqual(len(lines), 12)
+        self.assertEqual(len(lines), 22)
         for line in lines:
-            words = re.sub(r"[\[\]]|\.\.\.|\|-", "", line.removeprefix("flowgate ")).split()
-            words = ["1" if word in ("DAYS", "SECONDS", "N") else word for word in words]
+            words = re.sub(r"[\[\]]|\.\.\.|\|[a-z-]+", "", line.removeprefix("flowgate ")).split()
+            words = ["1" if word in ("BYTES", "DAYS", "SECONDS", "N") else word for word in words]
             cli.parse(words)

@@ -16,7 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.errors import StartError
 from flowgate.limits import Limits, TopicPolicy
+from flowgate.queues.declared import DeclaredQueue
 from flowgate.settings import OPTIONS, Invalid, Options, Settings, load, parse_age
+from flowgate.topics import Namespace
 
 EVERYTHING = """
 data = "elsewhere"
@@ -30,6 +32,8 @@ replicas = 3
 master_secret = "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
 admin_token = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 issuer = "https://gateway.example"
+sqs_account_id = "000000000042"
+sqs_regions = "separate"
 
 [history]
 messages = 50
@@ -49,11 +53,27 @@ history = { messages = 50, age = "1h" }
 
 [[topics]]
 filter = "all"
+
+[[queues]]
+user = "alice"
+app = "shop"
+name = "orders"
+visibility = 60
+dead_letter = { queue = "orders-dead", max_receives = 3 }
+subscriptions = ["sales/#", "alice_shop_returns"]
+
+[[queues]]
+user = "alice"
+app = "shop"
+name = "orders-dead"
 """
 
 HOSTILE_VALUES = (
     *("1", "-1", "true", "0.5", "nan", "inf", '""', '"a"', "[]", "[[]]", '["a", 1]', "{}", "{ a = 1 }", "1979-05-27"),
     *('"24h"', '"\\u0000"', "9223372036854775808", '[{ filter = "a", history = [] }]', "[{ filter = [] }]"),
+    *('[{ user = "a", app = "b", name = "c", subscriptions = [{}] }]', '[{ user = "a", app = "b", name = [] }]'),
+    *('[{ user = "a", app = "b", name = "c", dead_letter = { queue = [] } }]', "[{ user = {} }]"),
+    *('[{ user = "a", app = "b", name = "c", tags = { a = 1 }, dead_letter_allow = [[]], type = [] }]', "[[{}]]"),
     *('[{ filter = "a", history = { age = [] } }]', '[{ filter = "a", history = { messages = [] } }]'),
 )
 
@@ -102,6 +122,8 @@ class SourceTests(_Tests):
                 master_secret="m" * 32,
                 admin_token="a" * 32,
                 issuer="https://gateway.example",
+                sqs_account_id="000000000042",
+                sqs_regions="separate",
                 history_messages=50,
                 history_age=7 * 86400,
                 limits=Limits(message_bytes=1000, connections=10),
@@ -109,6 +131,15 @@ class SourceTests(_Tests):
                     TopicPolicy("telemetry/#", False),
                     TopicPolicy("orders/+", True, 3600),
                     TopicPolicy("all", True),
+                ),
+                queues=(
+                    DeclaredQueue(
+                        Namespace("alice", "shop"),
+                        "orders",
+                        {"visibility": 60, "dead_letter": {"queue": "orders-dead", "max_receives": 3}},
+                        ("alice_shop_sales/#", "alice_shop_returns"),
+                    ),
+                    DeclaredQueue(Namespace("alice", "shop"), "orders-dead"),
                 ),
             ),
         )
@@ -126,6 +157,7 @@ class SourceTests(_Tests):
         limits = {f"limits.{name}": str(value - 1) for name, value in attrs.asdict(Limits()).items()}
         samples = {"history.age": "2h", "history.messages": "3", "replicas": "3", "durability": "fsync", **limits}
         samples["mqtt_client_cert_required"] = "true"
+        samples.update({"sqs_account_id": "000000000042", "sqs_regions": "separate"})
         usual = load({}, {})
         for option in OPTIONS:
             settings = load({}, {option.variable: samples.get(option.name, "tcp:7")})
@@ -210,9 +242,44 @@ class RefusalTests(_Tests):
                 self.assertIn(part, sentence)
 
     def test_later_tables(self) -> None:
-        """Plans and queues come with later versions: until then they are unknown, not ignored."""
+        """Plans come with later versions: until then they are unknown, not ignored."""
         self.assertIn("plans", self.sentence("[plans.free]\nmessages = 1"))
-        self.assertIn("queues", self.sentence("[[queues]]\nname = 'a'"))
+
+    def test_queues(self) -> None:
+        """A declaration of a queue is checked as a whole, and what is wrong is named with its place."""
+        begin = "[[queues]]\nuser = 'u'\napp = 'a'\nname = 'q'\n"
+        for text, place, named in (
+            ("queues = 1", "queues", "[[queues]]"),
+            ("queues = [1]", "queues[0]", "table"),
+            ("[[queues]]\nuser = 'u'\napp = 'a'", "queues[0]", "name"),
+            ("[[queues]]\nuser = 'u_u'\napp = 'a'\nname = 'q'", "queues[0]", "user must be"),
+            ("[[queues]]\nuser = 'u'\napp = 7\nname = 'q'", "queues[0]", "app"),
+            ("[[queues]]\nuser = 'u'\napp = 'a'\nname = 'q q'", "queues[0]", "name of a queue"),
+            (begin + "visibilty = 1", "queues[0]", "did you mean 'visibility'"),
+            (begin + "fifo = true", "queues[0]", "'fifo'"),
+            (begin + "visibility = 43201", "queues[0]", "visibility must be"),
+            (begin + "retention = 1979-05-27", "queues[0]", "retention must be"),
+            (begin + "dead_letter = 'x'", "queues[0]", "dead_letter must be"),
+            (begin + "dead_letter = { queue = 'x.fifo' }", "queues[0]", "dead-letter queue"),
+            (begin + "type = 'fifo'", "queues[0]", "type must be"),
+            (begin + "subscriptions = 'a'", "queues[0]", "subscriptions must be"),
+            (begin + "subscriptions = ['a#']", "queues[0]", "'#'"),
+            (begin + "subscriptions = ['$SYS/#']", "queues[0]", "$SYS"),
+            (begin + begin, "queues[1]", "declared twice"),
+        ):
+            sentence = self.sentence(text)
+            for part in (str(self.file), place, named):
+                self.assertIn(part, sentence, text)
+
+    def test_sqs(self) -> None:
+        """The account is 12 digits as a text, so that zeros at its beginning stay; regions have two ways."""
+        for text in (
+            "sqs_account_id = 123456789012",
+            "sqs_account_id = '12345678901'",
+            "sqs_account_id = '١23456789012'",
+        ):
+            self.assertIn("12 digits", self.sentence(text))
+        self.assertIn("shared or separate", self.sentence("sqs_regions = 'none'"))
 
     def test_unknown_variable(self) -> None:
         """An unknown variable is named, with the nearest known one."""
@@ -296,7 +363,7 @@ class RefusalTests(_Tests):
 
     @hypothesis(max_examples=200, deadline=None)
     @given(
-        st.sampled_from([option.name for option in OPTIONS] + ["topics", "history", "limits", "x"]),
+        st.sampled_from([option.name for option in OPTIONS] + ["topics", "queues", "history", "limits", "x"]),
         st.sampled_from(HOSTILE_VALUES),
     )
     def test_hostile_values(self, name: str, value: str) -> None:

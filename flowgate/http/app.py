@@ -21,6 +21,7 @@ from werkzeug.routing import BaseConverter
 
 from flowgate.errors import BusUnavailable, Internal, InvalidParameter, NotFound, Refused
 from flowgate.http.answers import Answer, Handler, Route, prepare, problem_answer, send, wrong_method
+from flowgate.http.paths import Paths
 from flowgate.http.request import Request
 
 _log = Logger()
@@ -108,8 +109,8 @@ def make_klein(routes: Iterable[Route]) -> Klein:
 class Root(Resource):
     """Everything that is served.
 
-    Klein is right for what is called now and then; its routing costs more than a publish itself, so fixed paths are
-    looked up here first.
+    Klein is right for what is called now and then; its routing costs more than a publish itself, so paths of plain
+    segments are looked up first.
     """
 
     isLeaf = True
@@ -118,9 +119,7 @@ class Root(Resource):
         self, routes: list[Route], websockets: Mapping[bytes, IResource], draining: Callable[[], bool]
     ) -> None:
         super().__init__()
-        self._fixed = {
-            (route.method.encode(), route.path.encode()): route.handler for route in routes if "<" not in route.path
-        }
+        self._paths = Paths(routes)
         self._klein = make_klein(routes).resource()
         self._websockets = websockets
         self._draining = draining
@@ -137,9 +136,9 @@ class Root(Resource):
             set_header(b"Connection", [b"close"])
             request.channel.persistent = False
         method, path = request.method, request.path
-        handler = self._fixed.get((method, path))
-        if handler is not None:
-            answered = Deferred.fromCoroutine(respond(request, handler, {}))
+        found = self._paths.find(method, path)
+        if found is not None:
+            answered = Deferred.fromCoroutine(respond(request, *found))
             if not answered.called:
                 request.notifyFinish().addErrback(lambda _: answered.cancel())
         elif method == b"OPTIONS":

@@ -1,36 +1,34 @@
-"""``/api/v1/queues/…``: durable queues."""
+"""``/api/v1/queues…``: queues as such; their messages are in ``queue_messages``."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
 
 import attrs
 
 from flowgate.auth.permissions import Principal
-from flowgate.errors import InsufficientScope, InvalidParameter, MissingField
-from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer, wrong_method
+from flowgate.errors import Conflict, InsufficientScope, InvalidTopic, NotFound
+from flowgate.http.answers import NO_CONTENT, Answer, Headers, Route, json_answer
 from flowgate.http.bodies import Members, check_known, query_integer, read_object, read_query
 from flowgate.http.credentials import Credentials
+from flowgate.http.queue_access import QueueAccess, check_grant, no_members, one_value, optional_members
+from flowgate.http.queue_messages import QueueMessages
+from flowgate.http.queue_values import merged_tags, shown_queue, shown_redrive, whole
 from flowgate.http.request import Request
-from flowgate.queues.model import MAX_RECEIVE, MAX_VISIBILITY, MAX_WAIT, Configured, QueueDescription, ReceivedMessage
+from flowgate.queues.model import Configured, QueueConfig, QueueDescription, is_fifo
 from flowgate.queues.service import Queues
+from flowgate.topics import RESERVED, Namespace, Resolved, check_filter, is_reserved, resolve
 
-_QUEUE = "/api/v1/queues/<name>"
+_QUEUES = "/api/v1/queues"
+_QUEUE = f"{_QUEUES}/<name>"
+
+PAGE_QUEUES = 100
+MOST_QUEUES = 1000
 
 
-def _shown_queue(described: QueueDescription) -> dict[str, object]:
-    return {"name": described.name, "config": described.config.members(), "created_at": described.created_at}
-
-
-def _shown_message(received: ReceivedMessage) -> dict[str, object]:
-    return {
-        "id": received.id,
-        "receipt": received.receipt,
-        "body": received.body,
-        "md5": received.md5,
-        "receive_count": received.receive_count,
-        "sent_at": received.sent_at,
-        "sequence": received.sequence,
-        "attributes": received.attributes,
-    }
+class Immutable(Conflict):
+    code, title = "immutable", "This cannot be changed"
 
 
 class QueueCalls:
@@ -38,103 +36,190 @@ class QueueCalls:
 
     def __init__(self, queues: Queues, credentials: Credentials) -> None:
         self._queues = queues
-        self._credentials = credentials
+        self._access = QueueAccess(credentials)
+        self._messages = QueueMessages(queues, credentials)
 
     def routes(self) -> list[Route]:
         return [
+            Route("GET", _QUEUES, self.page),
+            Route("POST", _QUEUES, self.create),
             Route("PUT", _QUEUE, self.configure),
             Route("GET", _QUEUE, self.describe),
+            Route("PATCH", _QUEUE, self.change),
             Route("DELETE", _QUEUE, self.remove),
-            Route("POST", f"{_QUEUE}/messages", self.send),
-            Route("POST", f"{_QUEUE}/messages/receive", self.receive),
-            Route("GET", f"{_QUEUE}/messages/receive", self.receive_by_query),
-            Route("DELETE", f"{_QUEUE}/messages/<receipt>", self.delete),
-            Route("PATCH", f"{_QUEUE}/messages/<receipt>", self.change_visibility),
+            Route("POST", f"{_QUEUE}/purge", self.purge),
+            Route("GET", f"{_QUEUE}/dead-letter-sources", self.sources),
+            Route("POST", f"{_QUEUE}/redrive", self.start_redrive),
+            Route("GET", f"{_QUEUE}/redrive", self.redrives),
+            Route("DELETE", f"{_QUEUE}/redrive/<task>", self.cancel_redrive),
+            Route("PUT", f"{_QUEUE}/subscriptions", self.subscribe),
+            Route("GET", f"{_QUEUE}/subscriptions", self.subscriptions),
+            Route("DELETE", f"{_QUEUE}/subscriptions", self.unsubscribe),
+            *self._messages.routes(),
         ]
 
-    def _admit(self, request: Request, name: str) -> Principal:
-        principal = self._credentials.principal(request)
-        if not principal.grants.may_use_queue(name):
-            raise InsufficientScope("the token does not permit using this queue")
-        return principal
+    # -- queues
+
+    async def page(self, request: Request) -> Answer:
+        principal, query = self._access.admit_query(request, None, ("prefix", "limit", "cursor"))
+        prefix, after = one_value(query, "prefix"), one_value(query, "cursor")
+        limit = query_integer(query, "limit", 1, MOST_QUEUES) or PAGE_QUEUES
+        found: list[QueueDescription] = []
+        while len(found) <= limit:  # one more than asked for tells whether there is a next page
+            some = self._queues.listing(principal.home, prefix, after, MOST_QUEUES)
+            found += [one for one in some if principal.grants.may_use_queue(one.name)]
+            if len(some) < MOST_QUEUES:
+                break
+            after = some[-1].name
+        shown = [shown_queue(one) for one in found[:limit]]
+        return json_answer({"queues": shown, "next": shown[-1]["name"] if len(found) > limit else None})
+
+    async def create(self, request: Request) -> Answer:
+        principal = self._access.admit(request)
+        members = read_object(request)
+        name = Members(members).text("name")
+        check_grant(principal, name)
+        config = {member: value for member, value in members.items() if member != "name"}
+        return await self._configure(principal, name, config, ((b"Location", f"{_QUEUES}/{quote(name)}".encode()),))
 
     async def configure(self, request: Request, name: str) -> Answer:
-        home = self._admit(request, name).home
-        config = read_object(request) if request.body() else {}
-        outcome = await self._queues.configure(home, name, config)
-        described = await self._queues.describe(home, name)
-        return json_answer(_shown_queue(described), 201 if outcome is Configured.CREATED else 200)
+        principal = self._access.admit(request, name)
+        return await self._configure(principal, name, read_object(request) if request.body() else {})
+
+    async def _configure(
+        self, principal: Principal, name: str, config: Mapping[str, object], headers: Headers = ()
+    ) -> Answer:
+        _check_dead_letter(principal, config)
+        outcome = await self._queues.configure(principal.home, name, config)
+        described = await self._queues.describe(principal.home, name)
+        created = outcome is Configured.CREATED
+        return json_answer(shown_queue(described), 201 if created else 200, headers if created else ())
 
     async def describe(self, request: Request, name: str) -> Answer:
-        home = self._admit(request, name).home
+        home = self._access.admit(request, name).home
         described = await self._queues.describe(home, name)
         stats = await self._queues.stats(home, name)
-        return json_answer({**_shown_queue(described), "stats": attrs.asdict(stats)})
+        return json_answer({**shown_queue(described), "stats": attrs.asdict(stats)})
+
+    async def change(self, request: Request, name: str) -> Answer:
+        principal = self._access.admit(request, name)
+        changes = read_object(request)
+        _check_dead_letter(principal, changes)
+        other = "standard" if is_fifo(name) else "fifo"
+        if changes.get("type") == other:
+            raise Immutable("a queue cannot become one of the other type")
+        patch = Members(changes).mapping("tags")
+        if patch is None:
+            return json_answer(shown_queue(await self._queues.change(principal.home, name, changes)))
+        return json_answer(shown_queue(await self._change_tags(principal.home, name, changes, patch)))
+
+    async def _change_tags(
+        self, home: Namespace, name: str, changes: Mapping[str, object], patch: Mapping[str, object]
+    ) -> QueueDescription:
+        """Merge ``patch`` into the tags as they are at the moment of the change, and make the other changes."""
+
+        def merge(one: QueueDescription) -> QueueDescription:
+            tags = merged_tags(one.config.tags, patch)
+            return attrs.evolve(one, config=QueueConfig.parse(name, {**changes, "tags": tags}, one.config))
+
+        merge(await self._queues.describe(home, name))  # all of it is checked before anything is changed
+        # Dead letters are checked against other queues, which the second step does not look at.
+        await self._queues.change(home, name, {member: value for member, value in changes.items() if member != "tags"})
+        return await self._queues.edit(home, name, merge)
 
     async def remove(self, request: Request, name: str) -> Answer:
-        home = self._admit(request, name).home
+        home = self._access.admit(request, name).home
         await self._queues.remove(home, name)
         return NO_CONTENT
 
-    async def send(self, request: Request, name: str) -> Answer:
-        home = self._admit(request, name).home
-        body = Members(read_object(request))
-        body.only("body", "attributes", "delay", "group", "dedup_id")
-        text = body.text("body")
-        if body.integer("delay", 0, 900):
-            raise InvalidParameter("delayed messages are not offered yet: leave out 'delay'")
-        for member in ("group", "dedup_id"):
-            if member in body:
-                raise InvalidParameter(f"FIFO queues are not offered yet: leave out {member!r}")
-        # Whoever may use a queue may make it: the first message does.
-        sent = await self._queues.send(home, name, text, body.mapping("attributes"), may_create=True)
-        return json_answer({"id": sent.id, "md5": sent.md5, "sequence": sent.sequence}, 201)
-
-    async def receive(self, request: Request, name: str) -> Answer:
-        principal = self._admit(request, name)
-        body = Members(read_object(request) if request.body() else {})
-        body.only("max", "wait", "visibility")
-        return await self._receive(
-            principal,
-            name,
-            body.integer("max", 1, MAX_RECEIVE),
-            body.integer("wait", 0, MAX_WAIT),
-            body.integer("visibility", 0, MAX_VISIBILITY),
-        )
-
-    async def receive_by_query(self, request: Request, name: str) -> Answer:
-        if request.method == b"HEAD":
-            return wrong_method(request, "GET, POST")  # it would take messages and not show them
-        principal = self._admit(request, name)
-        query = read_query(request)
-        check_known(query, ("max", "wait", "visibility"), "parameter")
-        return await self._receive(
-            principal,
-            name,
-            query_integer(query, "max", 1, MAX_RECEIVE),
-            query_integer(query, "wait", 0, MAX_WAIT),
-            query_integer(query, "visibility", 0, MAX_VISIBILITY),
-        )
-
-    async def _receive(
-        self, principal: Principal, name: str, most: int | None, wait: int | None, visibility: int | None
-    ) -> Answer:
-        received = await self._queues.receive(
-            principal.home, name, 1 if most is None else most, wait=wait, visibility=visibility
-        )
-        return json_answer({"messages": [_shown_message(one) for one in received]})
-
-    async def delete(self, request: Request, name: str, receipt: str) -> Answer:
-        home = self._admit(request, name).home
-        await self._queues.delete(home, name, receipt)
+    async def purge(self, request: Request, name: str) -> Answer:
+        home = self._access.admit(request, name).home
+        no_members(request)
+        await self._queues.purge(home, name)
         return NO_CONTENT
 
-    async def change_visibility(self, request: Request, name: str, receipt: str) -> Answer:
-        home = self._admit(request, name).home
+    # -- dead letters
+
+    async def sources(self, request: Request, name: str) -> Answer:
+        principal = self._access.admit(request, name)
+        await self._queues.describe(principal.home, name)  # if there is none, it is no dead-letter queue
+        names = self._queues.sources(principal.home, name)
+        return json_answer({"queues": [one for one in names if principal.grants.may_use_queue(one)]})
+
+    async def start_redrive(self, request: Request, name: str) -> Answer:
+        principal = self._access.admit(request, name)
+        body = optional_members(request, "destination", "max_per_second")
+        destination = body.optional_text("destination")
+        # To the queues that they came from is a way into those too.
+        into = self._queues.sources(principal.home, name) if destination is None else [destination]
+        for one in into:
+            check_grant(principal, one)
+        redrive = await self._queues.start_redrive(principal.home, name, destination, whole(body, "max_per_second"))
+        return json_answer(shown_redrive(redrive), 202)
+
+    async def redrives(self, request: Request, name: str) -> Answer:
+        home = self._access.admit(request, name).home
+        return json_answer({"tasks": [shown_redrive(one) for one in await self._queues.redrives(home, name)]})
+
+    async def cancel_redrive(self, request: Request, name: str, task: str) -> Answer:
+        home = self._access.admit(request, name).home
+        return json_answer(shown_redrive(await self._queues.cancel_redrive(home, name, task)))
+
+    # -- subscriptions to topics
+
+    async def subscribe(self, request: Request, name: str) -> Answer:
+        principal = self._access.admit(request, name)
         body = Members(read_object(request))
-        body.only("visibility")
-        seconds = body.integer("visibility", 0, MAX_VISIBILITY)
-        if seconds is None:
-            raise MissingField("the member 'visibility' is missing")
-        await self._queues.change_visibility(home, name, receipt, seconds)
+        body.only("topic")
+        topic = body.text("topic")
+        resolved = _resolve(principal, topic)
+        if not principal.grants.may_subscribe(resolved.namespace, resolved.rest):
+            raise InsufficientScope("the token does not permit subscribing to this filter")
+        check_filter(resolved.rest)
+        if is_reserved(resolved.rest):
+            raise InvalidTopic(f"{RESERVED} holds figures that are not stored: no queue can have them")
+        new = await self._queues.subscribe(principal.home, name, resolved.namespace.prefix + resolved.rest)
+        return json_answer({"topic": topic}, 201 if new else 200)
+
+    async def subscriptions(self, request: Request, name: str) -> Answer:
+        principal = self._access.admit(request, name)
+        described = await self._queues.describe(principal.home, name)
+        return json_answer({"subscriptions": [{"topic": _shown(principal, one)} for one in described.subscriptions]})
+
+    async def unsubscribe(self, request: Request, name: str) -> Answer:
+        # Not every client can send a body with DELETE.
+        principal = self._access.admit_any(request, name)
+        query = read_query(request, "topic")
+        check_known(query, ("topic",), "parameter")
+        if "topic" in query:
+            no_members(request)
+            topic = one_value(query, "topic")
+        else:
+            body = Members(read_object(request))
+            body.only("topic")
+            topic = body.text("topic")
+        resolved = _resolve(principal, topic)
+        check_filter(resolved.rest)
+        if not await self._queues.unsubscribe(principal.home, name, resolved.namespace.prefix + resolved.rest):
+            raise NotFound("the queue is not subscribed to this filter")
         return NO_CONTENT
+
+
+def _check_dead_letter(principal: Principal, config: Mapping[str, object]) -> None:
+    """Whoever names a dead-letter queue sends to it: that needs a grant as well."""
+    dead = config.get("dead_letter")
+    queue = dead.get("queue") if isinstance(dead, dict) else None
+    if isinstance(queue, str):
+        check_grant(principal, queue)
+
+
+def _resolve(principal: Principal, topic: str) -> Resolved:
+    return resolve(topic, principal.home, principal.grants.namespaces)
+
+
+def _shown(principal: Principal, filter_: str) -> str:
+    """A full filter as this principal writes it: short at home, unless that would stand for another one."""
+    home, namespaces = principal.home, principal.grants.namespaces
+    user, app, rest = filter_.split("_", 2)
+    short = Namespace(user, app) == home and not resolve(rest, home, namespaces).full
+    return rest if short else filter_

@@ -4,7 +4,7 @@
 # (much of twisted.web has no annotations)
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -70,6 +70,7 @@ def make_site(
     clock: IReactorTime,
     now: Callable[[], float],
     draining: Callable[[], bool],
+    further: Iterable[Route] = (),
 ) -> FlowGateSite:
     """Make the factory of HTTP connections.
 
@@ -77,6 +78,7 @@ def make_site(
     :param clock: the reactor, for time-outs and heartbeats.
     :param now: seconds since 1970 UTC, as tokens count them.
     :param draining: whether this node is going away.
+    :param further: routes of other protocols over HTTP.
     """
     credentials = Credentials(tokens)
     rooms: tuple[Any, ...] = (
@@ -90,4 +92,5 @@ def make_site(
         Administration(keyring, admin_token),
     )
     routes: list[Route] = [route for room in rooms for route in room.routes()]
+    routes += further
     return FlowGateSite(Root(routes, websockets, draining), gateway.limits, clock)

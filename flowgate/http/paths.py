@@ -1,0 +1,81 @@
+"""Routes by their paths, for the calls that are made often."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote_to_bytes
+
+import attrs
+
+from flowgate.http.answers import Handler, Route
+
+_PART = re.compile(r"<([a-z_]+)>\Z")
+
+
+@attrs.define(slots=True)
+class _Step:
+    """A place in the tree of paths.
+
+    :ivar below: what comes next, by the segment.
+    :ivar any: what comes next for every other segment.
+    :ivar handler: who answers the path that ends here, or ``None``.
+    :ivar names: the names of that path's parts.
+    """
+
+    below: dict[bytes, _Step] = attrs.field(factory=dict)
+    any: _Step | None = None
+    handler: Handler | None = None
+    names: tuple[str, ...] = ()
+
+
+class Paths:
+    """Finds who answers a request, with the parts of its path.
+
+    Klein knows every route, and is asked for all that is not found here: other methods, ``HEAD``, paths with a slash
+    at the end, topics.  So a route that is found here is the one that Klein would find, only sooner.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._first: dict[bytes, _Step] = {}
+        for route in routes:
+            self._add(route)
+
+    def _add(self, route: Route) -> None:
+        segments = route.path.split("/")
+        parts = [_PART.match(segment) for segment in segments]
+        if any("<" in segment and part is None for segment, part in zip(segments, parts, strict=True)):
+            return  # what it takes in is not one segment
+        step = self._first.setdefault(route.method.encode(), _Step())
+        for segment, part in zip(segments, parts, strict=True):
+            if part is None:
+                step = step.below.setdefault(segment.encode(), _Step())
+            else:
+                step.any = step.any or _Step()
+                step = step.any
+        step.handler = route.handler
+        step.names = tuple(part[1] for part in parts if part)
+
+    def find(self, method: bytes, path: bytes) -> tuple[Handler, dict[str, str]] | None:
+        """Who answers, and the parts of the path; ``None`` if Klein has to be asked.
+
+        A segment is decoded after the path was divided: an encoded slash is a part of it.
+        """
+        step = self._first.get(method)
+        if step is None:
+            return None
+        values: list[str] = []
+        for segment in path.split(b"/"):
+            following = step.below.get(segment)
+            if following is None:
+                following = step.any
+                if following is None or not segment:
+                    return None
+                try:
+                    values.append((unquote_to_bytes(segment) if b"%" in segment else segment).decode())
+                except UnicodeDecodeError:
+                    return None
+            step = following
+        if step.handler is None:
+            return None
+        return step.handler, dict(zip(step.names, values, strict=True))
