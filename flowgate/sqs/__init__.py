@@ -1,0 +1,1 @@
+"""Amazon's SQS protocol: another face of the queues."""

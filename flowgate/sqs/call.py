@@ -1,0 +1,72 @@
+"""One call of an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from flowgate.auth.permissions import Principal
+from flowgate.sqs.names import Naming
+from flowgate.sqs.wire import SqsError, invalid_value
+from flowgate.topics import Namespace
+
+
+@attrs.frozen(slots=True)
+class Call:
+    """Who calls, and with what.
+
+    :ivar region: that the client believes to be in.
+    :ivar base: what the URLs of queues begin with: scheme, host, and where the protocol is mounted.
+    :ivar arguments: as :func:`flowgate.sqs.wire.read_json` gives them.
+    """
+
+    principal: Principal
+    region: str
+    base: str
+    arguments: Mapping[str, Any]
+    naming: Naming
+
+    @property
+    def home(self) -> Namespace:
+        return self.principal.home
+
+    def permit(self, queue: str) -> str:
+        """Return the name of a queue that may be used.
+
+        :raises SqsError: if it may not.
+        """
+        if not self.principal.grants.may_use_queue(queue):
+            arn = self.naming.arn(queue, self.region)
+            raise SqsError("AccessDenied", f"Access to the resource {arn} is denied: the API key does not grant it.")
+        return queue
+
+    def queue(self) -> str:
+        """Our name of the queue that is meant.
+
+        :raises SqsError: if there cannot be such a queue, or it may not be used.
+        """
+        return self.permit(self.naming.of_url(self.arguments["QueueUrl"], self.region))
+
+    def named_queue(self) -> str:
+        """Our name of the queue that ``QueueName`` names.
+
+        :raises SqsError: if it cannot be the name of a queue, or the queue may not be used.
+        """
+        return self.permit(self.naming.inside(self.arguments["QueueName"], self.region))
+
+    def url(self, queue: str) -> str:
+        return self.naming.url(self.base, queue, self.region)
+
+    def ranged(self, name: str, least: int, most: int, default: int | None, reason: str = "") -> int | None:
+        """A number among the arguments.
+
+        :raises SqsError: if it is out of range.
+        """
+        value: int | None = self.arguments.get(name)
+        if value is None:
+            return default
+        if not least <= value <= most:
+            raise invalid_value(value, name, reason or f"Must be between {least} and {most}, if provided.")
+        return value
