@@ -14,7 +14,7 @@ from flowgate.errors import BusUnavailable
 from flowgate.interfaces import IGroups
 from flowgate.message import Run
 from flowgate.topics import Namespace, Topic
-from tests.contracts.groups import GroupsContract
+from tests.contracts.groups import MOST_AHEAD, GroupsContract
 from tests.contracts.topics import SHOP
 
 _T = TypeVar("_T")
@@ -27,7 +27,7 @@ class MemoryGroupsTests(GroupsContract, TestCase):
         self.clock = Clock()
         self.bus = MemoryBus(self.clock)
         await self.bus.start()
-        self.hub = MemoryGroupsHub(self.clock, self.bus)
+        self.hub = MemoryGroupsHub(self.clock, self.bus, MOST_AHEAD)
         self.one, self.two = MemoryGroups(self.hub), MemoryGroups(self.hub)
 
     def done(self, deferred: Awaitable[_T]) -> Awaitable[_T]:
@@ -49,6 +49,12 @@ class MemoryGroupsTests(GroupsContract, TestCase):
 
     async def overdue(self) -> None:
         self.clock.advance(30)
+
+    async def held_back(self) -> None:
+        self.clock.advance(0.1)
+
+    async def forgotten(self) -> None:
+        self.clock.advance(301)
 
     async def die(self, node: IGroups) -> None:
         assert isinstance(node, MemoryGroups)

@@ -2,7 +2,8 @@
 
 The server hands messages out in turn to whoever has asked, one each, on whichever node: so every member keeps one
 request open, for as many messages as it is ready for.  A message is redelivered if its holder gives it back or, some
-time after a sign of life, if its node is gone.  The consumer goes away by itself when nobody has asked for a while.
+time after a sign of life, if its node is gone.  The consumer goes away by itself when nobody has asked for a while;
+that of a durable group is removed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,11 +22,12 @@ from zope.interface import implementer
 from flowgate.bus import wire
 from flowgate.bus.bridge import api_error
 from flowgate.bus.grouping import Grouper, consumed_at, delivered_subject
+from flowgate.bus.holding import MOST, Held, Holding, Progress
 from flowgate.bus.link import Link, decode_json
 from flowgate.bus.names import filter_subject
 from flowgate.bus.wants import Wants
 from flowgate.bus.wire import Message
-from flowgate.errors import BusUnavailable, ProtocolViolation, Refused
+from flowgate.errors import BusUnavailable, NotFound, ProtocolViolation, Refused
 from flowgate.interfaces import IGroupMember, IGroups, IMembership, IPeers
 from flowgate.topics import Namespace, Topic
 
@@ -35,12 +37,18 @@ MAX_BATCH: Final = 1_000
 """Messages that one request asks for; a member that wants more asks again."""
 
 _MAX_PENDING: Final = 10_000  # messages of a group that members may hold, all nodes together; more wait in the stream
+_DURABLE_PENDING: Final = 5_000  # of a durable group
 _MAX_WAITING: Final = 10_000  # requests, so members; a member beyond that tries again each second
 _BATCH_BYTES: Final = 8 * 1024 * 1024  # a request ends before it brings more
 _REQUEST_SECONDS: Final = 120
+_NO_SUCH_CONSUMER: Final = 10014
 _HEARTBEAT_SECONDS: Final = 5
 _TICK_SECONDS: Final = 1.0
+_DURABLE_ACK_SECONDS: Final = 5.0  # at most: the longer it takes, the more of history may be gone by then
+_DURABLE_IDLE_SECONDS: Final = 365 * 24 * 3600.0  # what nobody has removed, since all died, ends at last
 _SECOND: Final = 1_000_000_000
+
+_Key: TypeAlias = tuple[Namespace, str, str, bool]
 
 
 @implementer(IGroups)
@@ -56,6 +64,7 @@ class LinkGroups:
         stream: str = "FG_TOPICS",
         ack_seconds: float = 30.0,
         idle_seconds: float = 300.0,
+        most_ahead: int = MOST,
     ) -> None:
         """Take part.
 
@@ -63,8 +72,10 @@ class LinkGroups:
         :param link: the way to the stream.
         :param peers: the way to the other nodes.
         :param stream: the stream that holds the topics.
-        :param ack_seconds: how long after the last sign of life of its node a message is given to somebody else.
+        :param ack_seconds: how long after the last sign of life of its node a message is given to somebody else; in
+            durable groups 5 at most.
         :param idle_seconds: how long a group without members is kept, with what is stored for it meanwhile.
+        :param most_ahead: how many messages may be before a durable group until publishers are held back.
         """
         self.reactor = reactor
         self.link = link
@@ -72,8 +83,9 @@ class LinkGroups:
         self.ack_seconds = ack_seconds
         self.idle_seconds = idle_seconds
         self.grouper = Grouper()
-        self._groups: dict[tuple[Namespace, str, str], _Group] = {}
+        self._groups: dict[_Key, _Group] = {}
         self._wants = Wants(reactor, peers)
+        self._holding = Holding(reactor, most_ahead)
         self._out: list[bytes] = []  # acknowledgements: at most one or two for each message that a member was given
         self._asking: dict[Membership, None] = {}
         self._turn: IDelayedCall | None = None
@@ -83,21 +95,33 @@ class LinkGroups:
 
     # -- IGroups
 
-    def join(self, namespace: Namespace, group: str, filter_: str, member: IGroupMember) -> Deferred[IMembership]:
-        return Deferred.fromCoroutine(self._join(namespace, group, filter_, member))
+    def join(
+        self,
+        namespace: Namespace,
+        group: str,
+        filter_: str,
+        member: IGroupMember,
+        *,
+        durable: bool = False,
+        ordered: bool = False,
+    ) -> Deferred[IMembership]:
+        return Deferred.fromCoroutine(self._join((namespace, group, filter_, durable), member, ordered))
 
-    async def _join(self, namespace: Namespace, group: str, filter_: str, member: IGroupMember) -> IMembership:
+    async def _join(self, key: _Key, member: IGroupMember, ordered: bool) -> IMembership:
         if not self.link.up or self._stopped:
             raise BusUnavailable()
-        key = (namespace, group, filter_)
         found = self._groups.get(key)
         if found is None:
             if len(self._groups) >= MAX_GROUPS:
                 raise BusUnavailable("too many groups share subscriptions on this node")
-            found = self._groups[key] = _Group(self, namespace, group, filter_)
-            self._wants.add((namespace, filter_))
+            found = self._groups[key] = _Group(self, key, ordered)
+            self._wants.add((key[0], key[2]))
+            if found.durable:
+                found.held = self._holding.add(key[0], key[2], found.progress)
             if self._ticking is None:
                 self._ticking = self.reactor.callLater(_TICK_SECONDS, self._tick)
+        elif found.over:
+            raise BusUnavailable("the group is being removed")
         membership = Membership(found, member)
         found.members[membership] = None
         try:
@@ -110,12 +134,55 @@ class LinkGroups:
         membership.begin()
         return membership
 
+    def forget(self, namespace: Namespace, group: str, filter_: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._forget((namespace, group, filter_, True)))
+
+    async def _forget(self, key: _Key) -> None:
+        if not self.link.up or self._stopped:
+            raise BusUnavailable()
+        found = self._groups.get(key)
+        if found is None:
+            await self._remove(consumer_name(key), "")
+            return
+        found.over = True  # or it would be made again
+        try:
+            await found.made()
+            await self._remove(found.consumer, found.created)
+        except BaseException:
+            found.over = False
+            raise
+        found.end(NotFound("the subscription was removed"))
+
+    async def _remove(self, consumer: str, created: str) -> None:
+        """Remove a consumer.
+
+        :param created: leave it alone if it was not made then, but later; empty if that is not known.
+        """
+        if created and (await self.api(f"INFO.{self.stream}.{consumer}")).get("created", created) != created:
+            return
+        await self.api(f"DELETE.{self.stream}.{consumer}")
+
+    async def api(self, verb: str, body: bytes = b"") -> dict[str, Any]:
+        """Ask something of a consumer.
+
+        :returns: the answer; empty if there is no such consumer.
+        """
+        answer = decode_json(await self.link.request(f"$JS.API.CONSUMER.{verb}", body))
+        if "error" in answer:
+            if answer["error"].get("err_code") == _NO_SUCH_CONSUMER:
+                return {}
+            raise api_error(answer["error"])
+        return answer
+
     @property
     def any(self) -> bool:
         return bool(self._wants)
 
     def wants(self, topic: Topic) -> bool:
         return self._wants.match(topic)
+
+    def room(self, topic: Topic, count: int) -> Deferred[None] | None:
+        return self._holding.room(topic, count)
 
     def stop(self) -> None:
         """Tell every member that it is over, and give back what they hold."""
@@ -124,15 +191,17 @@ class LinkGroups:
             group.end(BusUnavailable("the gateway is going away"))
         self._flush()
         self._wants.stop()
+        self._holding.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
 
-    def forget(self, group: _Group) -> None:
+    def left(self, group: _Group) -> None:
         """Have nothing to do with a group any more, since it has no members here."""
         del self._groups[group.key]
-        namespace, _, filter_ = group.key
-        self._wants.discard((namespace, filter_))
+        self._wants.discard((group.key[0], group.key[2]))
+        if group.held is not None:
+            self._holding.discard(group.held)
 
     # -- what the link tells
 
@@ -145,6 +214,7 @@ class LinkGroups:
     def link_down(self) -> None:
         for group in list(self._groups.values()):
             group.pause()
+        self._holding.reset()
 
     # -- writing: once for what one turn brings
 
@@ -186,18 +256,30 @@ class LinkGroups:
             self._ticking = self.reactor.callLater(_TICK_SECONDS, self._tick)
 
 
+def consumer_name(key: _Key) -> str:
+    """The name of a group's consumer: the kinds are apart, so that no client joins what is not for clients."""
+    namespace, group, filter_, durable = key
+    digest = hashlib.blake2b(json.dumps([namespace.user, namespace.app, group, filter_]).encode(), digest_size=20)
+    return f"fg-{'durable' if durable else 'group'}-{digest.hexdigest()}"
+
+
 class _Group:
     """A group that has members on this node."""
 
     _log = Logger()
 
-    def __init__(self, groups: LinkGroups, namespace: Namespace, group: str, filter_: str) -> None:
+    def __init__(self, groups: LinkGroups, key: _Key, ordered: bool) -> None:
         self.groups = groups
-        self.key = (namespace, group, filter_)
-        digest = hashlib.blake2b(json.dumps([namespace.user, namespace.app, group, filter_]).encode(), digest_size=20)
-        self.consumer = f"fg-group-{digest.hexdigest()}"
+        self.key = key
+        self.consumer = consumer_name(key)
+        self.durable = key[3]
+        self.ack_seconds = min(groups.ack_seconds, _DURABLE_ACK_SECONDS) if self.durable else groups.ack_seconds
+        self._ordered = ordered
+        self.held: Held | None = None
         self.members: dict[Membership, None] = {}
         self.standing = False  # the consumer is there, as far as we know
+        self.created = ""  # when the server says that it was made
+        self.over = False  # it is being removed, by us
         self._sure = False  # the server has said so over this connection
         self._refusal = ""
         self._making: Deferred[None] | None = None
@@ -218,14 +300,23 @@ class _Group:
             self._make()
         return ready
 
-    def _make(self) -> None:
+    def made(self) -> Deferred[None]:
+        """Wait until the making that is under way is over, whatever becomes of it."""
         if self._making is None:
+            return succeed(None)
+        over: Deferred[None] = Deferred(lambda one: self._waiting.remove(one) if one in self._waiting else None)
+        self._waiting.append(over)
+        return over.addErrback(lambda _: None)
+
+    def _make(self) -> None:
+        if self._making is None and not self.over:
             self._making = making = Deferred.fromCoroutine(self._create())
             making.addCallbacks(self._made, self._failed)
 
     async def _create(self) -> None:
         groups = self.groups
-        namespace, group, filter_ = self.key
+        namespace, group, filter_, durable = self.key
+        idle_seconds = _DURABLE_IDLE_SECONDS if durable else groups.idle_seconds
         config = {
             "name": self.consumer,
             "durable_name": self.consumer,
@@ -234,18 +325,27 @@ class _Group:
             "filter_subject": filter_subject("*", namespace, filter_),
             "deliver_policy": "new",
             "ack_policy": "explicit",
-            "ack_wait": int(groups.ack_seconds * _SECOND),
+            "ack_wait": int(self.ack_seconds * _SECOND),
             "max_deliver": -1,
-            "max_ack_pending": _MAX_PENDING,
+            "max_ack_pending": 1 if self._ordered else _DURABLE_PENDING if durable else _MAX_PENDING,
             "max_waiting": _MAX_WAITING,
-            "inactive_threshold": int(groups.idle_seconds * _SECOND),
+            "inactive_threshold": int(idle_seconds * _SECOND),
             "replay_policy": "instant",
         }
         body = json.dumps({"stream_name": groups.stream, "config": config, "action": ""}).encode()
-        subject = f"$JS.API.CONSUMER.CREATE.{groups.stream}.{self.consumer}"
-        answer = decode_json(await groups.link.request(subject, body))
-        if "error" in answer:
-            raise api_error(answer["error"])
+        answer = await groups.api(f"CREATE.{groups.stream}.{self.consumer}", body)
+        self.created = str(answer.get("created", ""))
+
+    def progress(self) -> Deferred[Progress]:
+        """How far the group is, on all nodes together."""
+        return Deferred.fromCoroutine(self._progress())
+
+    async def _progress(self) -> Progress:
+        info = await self.groups.api(f"INFO.{self.groups.stream}.{self.consumer}")
+        if not info:
+            raise NotFound("the consumer is gone")
+        done = int(info["ack_floor"]["consumer_seq"])
+        return Progress(int(info["num_pending"]) + int(info["delivered"]["consumer_seq"]) - done, done)
 
     def _made(self, _: None) -> None:
         self._making = None
@@ -272,11 +372,15 @@ class _Group:
         # Members of before stay: the next look tries again.
 
     def lost(self) -> None:
-        """Somebody removed the consumer: make it again."""
+        """Somebody removed the consumer: make it again.
+
+        A durable one is removed on purpose, as a rule, and then the members here leave in a moment: so later.
+        """
         if self.standing:
             self.standing = self._sure = False
-            self._log.info("the consumer of a group is gone and is made again")
-            self._make()
+            if not self.durable:
+                self._log.info("the consumer of a group is gone and is made again")
+                self._make()
 
     def pause(self) -> None:
         """The link is down."""
@@ -302,7 +406,7 @@ class _Group:
         if membership in self.members:
             del self.members[membership]
             if not self.members:
-                self.groups.forget(self)
+                self.groups.left(self)
 
     def end(self, reason: Refused) -> None:
         for membership in list(self.members):
@@ -403,7 +507,7 @@ class Membership:
         now = groups.reactor.seconds()
         while self._held:
             handle = next(iter(self._held))
-            if now - self._held[handle] < groups.ack_seconds / 3:
+            if now - self._held[handle] < self._group.ack_seconds / 3:
                 break
             del self._held[handle]
             self._held[handle] = now

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TypeAlias
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from flowgate.errors import BusUnavailable, Refused
+from flowgate.bus.holding import MOST, Holding, Progress
+from flowgate.errors import BusUnavailable, NotFound, Refused
 from flowgate.interfaces import IBus, IFeed, IGroupMember, IGroups, IMembership, IReader
 from flowgate.message import Cursor, Run
 from flowgate.topics import Namespace, Topic, matches
 
 _WAITING = 10_000
 _ACK_SECONDS = 30
+_DURABLE_ACK_SECONDS = 5
 _IDLE_SECONDS = 300
+
+_Key: TypeAlias = tuple[Namespace, str, str, bool]
 
 
 @attrs.frozen(slots=True)
@@ -33,10 +38,11 @@ class _Item:
 class MemoryGroupsHub:
     """The groups of all nodes of a test, over one bus."""
 
-    def __init__(self, clock: IReactorTime, bus: IBus) -> None:
+    def __init__(self, clock: IReactorTime, bus: IBus, most_ahead: int = MOST) -> None:
+        self.holding = Holding(clock, most_ahead)
         self.clock = clock
         self.bus = bus
-        self.groups: dict[tuple[Namespace, str, str], _Group] = {}
+        self.groups: dict[_Key, _Group] = {}
 
 
 @implementer(IGroups)
@@ -46,16 +52,33 @@ class MemoryGroups:
     def __init__(self, hub: MemoryGroupsHub) -> None:
         self._hub = hub
 
-    def join(self, namespace: Namespace, group: str, filter_: str, member: IGroupMember) -> Deferred[IMembership]:
+    def join(
+        self,
+        namespace: Namespace,
+        group: str,
+        filter_: str,
+        member: IGroupMember,
+        *,
+        durable: bool = False,
+        ordered: bool = False,
+    ) -> Deferred[IMembership]:
         if not self._hub.bus.available:
             return fail(BusUnavailable())
-        key = (namespace, group, filter_)
+        key = (namespace, group, filter_, durable)
         found = self._hub.groups.get(key)
         if found is None:
-            found = self._hub.groups[key] = _Group(self._hub, key)
+            found = self._hub.groups[key] = _Group(self._hub, key, ordered)
         membership = _Membership(self, found, member)
         found.add(membership)
         return found.begun().addCallback(lambda _: membership)
+
+    def forget(self, namespace: Namespace, group: str, filter_: str) -> Deferred[None]:
+        if not self._hub.bus.available:
+            return fail(BusUnavailable())
+        found = self._hub.groups.get((namespace, group, filter_, True))
+        if found is not None:
+            found.forget(self)
+        return succeed(None)
 
     @property
     def any(self) -> bool:
@@ -64,8 +87,11 @@ class MemoryGroups:
     def wants(self, topic: Topic) -> bool:
         return any(
             group.members and namespace == topic.namespace and matches(filter_, topic.name)
-            for (namespace, _, filter_), group in self._hub.groups.items()
+            for (namespace, _, filter_, _), group in self._hub.groups.items()
         )
+
+    def room(self, topic: Topic, count: int) -> Deferred[None] | None:
+        return self._hub.holding.room(topic, count)
 
     # -- controls for tests
 
@@ -77,7 +103,7 @@ class MemoryGroups:
     def die(self) -> None:
         """Leave without a word: what the members hold is given to others when it is overdue."""
         for membership in self._members():
-            self._hub.clock.callLater(_ACK_SECONDS, membership.leave)
+            self._hub.clock.callLater(membership.group.ack_seconds, membership.leave)
             membership.die()
 
     def _members(self) -> list[_Membership]:
@@ -86,9 +112,12 @@ class MemoryGroups:
 
 @implementer(IReader)
 class _Group:
-    def __init__(self, hub: MemoryGroupsHub, key: tuple[Namespace, str, str]) -> None:
+    def __init__(self, hub: MemoryGroupsHub, key: _Key, ordered: bool) -> None:
         self._hub = hub
         self._key = key
+        self._ordered = ordered
+        self._durable = key[3]
+        self.ack_seconds = _DURABLE_ACK_SECONDS if self._durable else _ACK_SECONDS
         self._items: deque[_Item] = deque()
         self._feed: IFeed | None = None
         self._paused = False
@@ -96,10 +125,18 @@ class _Group:
         self._turn: IDelayedCall | None = None
         self._idle: IDelayedCall | None = None
         self.members: deque[_Membership] = deque()
-        namespace, _, filter_ = key
+        namespace, _, filter_, _ = key
+        self._taken = 0
+        self._held = hub.holding.add(namespace, filter_, self._progress) if self._durable else None
         hub.bus.follow(namespace, filter_, self).addCallbacks(
             self._following, lambda failure: self.ended(failure.value)
         )
+
+    def _progress(self) -> Deferred[Progress]:
+        if not self._hub.bus.available:
+            return fail(BusUnavailable())
+        undone = sum(len(one.held) for one in self.members)
+        return succeed(Progress(len(self._items) + undone, self._taken - undone))
 
     def begun(self) -> Deferred[None]:
         begun: Deferred[None] = Deferred()
@@ -146,15 +183,27 @@ class _Group:
     def remove(self, membership: _Membership, back: Sequence[_Item]) -> None:
         self.members.remove(membership)
         self.put_back(back)
-        if not self.members:
+        if not self.members and not self._durable:
             self._idle = self._hub.clock.callLater(_IDLE_SECONDS, self._drop)
 
     def put_back(self, items: Sequence[_Item]) -> None:
         self._items.extendleft(reversed(items))
+        self._taken -= len(items)
         self.soon()
+
+    def forget(self, node: MemoryGroups) -> None:
+        """End; if other nodes have members, begin anew for these."""
+        for membership in [one for one in self.members if one.node is node]:
+            membership.end(NotFound("the subscription was removed"))
+        self._items.clear()
+        if not self.members:
+            self._drop()
 
     def _drop(self) -> None:
         self._hub.groups.pop(self._key, None)
+        held, self._held = self._held, None
+        if held is not None:
+            self._hub.holding.discard(held)
         for call in (self._idle, self._turn):
             if call is not None and call.active():
                 call.cancel()
@@ -170,13 +219,14 @@ class _Group:
         """Give messages in turn to those who have asked."""
         self._turn = None
         given: dict[_Membership, list[_Item]] = {}
-        while self._items:
+        while self._items and not (self._ordered and (given or any(one.held for one in self.members))):
             ready = next((one for one in self.members if one.credit > 0), None)
             if ready is None:
                 break
             self.members.remove(ready)
             self.members.append(ready)
             ready.credit -= 1
+            self._taken += 1
             given.setdefault(ready, []).append(self._items.popleft())
         for membership, items in given.items():
             membership.give(items)
@@ -190,9 +240,9 @@ class _Membership:
     def __init__(self, node: MemoryGroups, group: _Group, member: IGroupMember) -> None:
         self.node = node
         self.credit = 0
-        self._group = group
+        self.group = group
         self._member: IGroupMember | None = member
-        self._held: dict[str, _Item] = {}
+        self.held: dict[str, _Item] = {}
         self._left = False
         self._given = 0
 
@@ -200,13 +250,13 @@ class _Membership:
         for (topic, qos), some in groupby(items, lambda item: (item.topic, item.qos)):
             part = list(some)
             if self._left:  # while it was given the run before
-                self._group.put_back(part)
+                self.group.put_back(part)
                 continue
             handles = []
             for item in part:
                 self._given += 1
                 handles.append(f"{self._given}.{item.sequence}")
-            self._held.update(zip(handles, part, strict=True))
+            self.held.update(zip(handles, part, strict=True))
             if self._member is not None:
                 run = Run(
                     topic,
@@ -221,17 +271,18 @@ class _Membership:
     def ask(self, count: int) -> None:
         if not self._left:
             self.credit += count
-            self._group.soon()
+            self.group.soon()
 
     def done(self, handles: Sequence[str]) -> None:
         for handle in handles:
-            self._held.pop(handle, None)
+            self.held.pop(handle, None)
+        self.group.soon()
 
     def leave(self) -> None:
         if not self._left:
             self._left = True
-            held, self._held = self._held, {}
-            self._group.remove(self, list(held.values()))
+            held, self.held = self.held, {}
+            self.group.remove(self, list(held.values()))
 
     def end(self, reason: Refused) -> None:
         member, left = self._member, self._left

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flowgate.errors import BusUnavailable, Refused
+from flowgate.errors import BusUnavailable, NotFound, Refused
 from flowgate.interfaces import IGroupMember, IGroups, IMembership
 from flowgate.message import Run
 from flowgate.topics import Namespace, Topic
 from tests.contracts.topics import OTHER, SHOP, Watched, numbered
 
 _T = TypeVar("_T")
+
+MOST_AHEAD = 100
+"""Messages that may be before a durable group, in these tests."""
 
 
 @implementer(IGroupMember)
@@ -59,7 +63,8 @@ class Member(Watched):
 
 
 class GroupsContract:
-    """Mixed into a test case whose ``setUp`` makes ``self.one`` and ``self.two``: the groups as two nodes see them."""
+    """Mixed into a test case whose ``setUp`` makes ``self.one`` and ``self.two``: the groups as two nodes see them,
+    with :data:`MOST_AHEAD`."""
 
     one: IGroups
     two: IGroups
@@ -88,6 +93,14 @@ class GroupsContract:
         """Let so much time pass that messages of a dead node are given to others."""
         raise NotImplementedError
 
+    async def held_back(self) -> None:
+        """Let so much time pass that publishers who are held back learn that they are not any more."""
+        raise NotImplementedError
+
+    async def forgotten(self) -> None:
+        """Let so much time pass that a group without members is gone, unless it is durable."""
+        raise NotImplementedError
+
     async def die(self, node: IGroups) -> None:
         """End a node without a word."""
         raise NotImplementedError
@@ -111,9 +124,12 @@ class GroupsContract:
         filter_: str = "a/#",
         namespace: Namespace = SHOP,
         at_once: bool = False,
+        durable: bool = False,
+        ordered: bool = False,
     ) -> Member:
         member = Member(at_once=at_once)
-        member.membership = await self.done(node.join(namespace, group, filter_, member))
+        joining = node.join(namespace, group, filter_, member, durable=durable, ordered=ordered)
+        member.membership = await self.done(joining)
         if ask:
             member.ask(ask)
         return member
@@ -279,6 +295,166 @@ class GroupsContract:
         self.assertEqual(wanted(self.two), [False] * 4)
         await self.eventually(lambda: wanted(self.one) == [False] * 4)
 
+    async def test_durable_and_others_are_apart(self) -> None:
+        """A durable group and another one of the same name each have their own messages."""
+        members = [await self.join(self.one, 9), await self.join(self.two, 9, durable=True)]
+        await self.publish("a", [b"1"])
+        for member in members:
+            await self.until(member, 1)
+        self.assertEqual([member.payloads for member in members], [[b"1"], [b"1"]])
+
+    async def test_durable_without_members(self) -> None:
+        """A durable group keeps what its last member gave back, and what is stored without any member."""
+        first = await self.join(self.one, 2, durable=True)
+        await self.publish("a", numbered(0, 2))
+        await self.until(first, 2)
+        first.membership.done(first.handles[:1])
+        first.membership.leave()
+        await self.publish("a", numbered(2, 5))
+        await self.forgotten()
+        second = await self.join(self.two, 9, durable=True)
+        await self.until(second, 4)
+        self.assertEqual(sorted(second.payloads), numbered(1, 5))
+
+    async def test_ordered(self) -> None:
+        """An ordered group has one message at a time, on all nodes; who gets it again gets it before later ones."""
+        members = [await self.join(node, 100, durable=True, ordered=True) for node in (self.one, self.two)]
+        await self.publish("a", numbered(0, 2))
+        await self.publish("b", [b"-"])
+        await self.publish("a/b", numbered(2, 6))
+        given: list[bytes] = []
+        for number in range(6):
+            await self.eventually(lambda: any(member.payloads for member in members))
+            (holder,) = (member for member in members if member.payloads)
+            await self.eventually(lambda: True)
+            self.assertEqual(holder.payloads, [b"%d" % number])
+            given += holder.payloads
+            if number == 3:  # the one that has it goes, and another gets it again
+                holder.membership.leave()
+                members.remove(holder)
+                await self.eventually(lambda: bool(members[0].payloads))
+                (holder,) = members
+                self.assertEqual(holder.payloads, [b"3"])
+            handles, holder.handles, holder.runs = holder.handles, [], []
+            holder.membership.done(handles)
+        self.assertEqual(given, numbered(0, 6))
+
+    async def test_ordered_death(self) -> None:
+        """An ordered group goes on with the message that a dead node had."""
+        dying = await self.join(self.one, 5, durable=True, ordered=True)
+        await self.publish("a", numbered(0, 3))
+        await self.until(dying, 1)
+        await self.die(self.one)
+        staying = await self.join(self.two, 5, durable=True, ordered=True, at_once=True)
+        await self.overdue()
+        await self.until(staying, 3)
+        self.assertEqual(staying.payloads, numbered(0, 3))
+
+    async def test_forget(self) -> None:
+        """A durable group that is forgotten tells its members here, and a later one of the same name begins anew."""
+        member = await self.join(self.one, 1, durable=True)
+        await self.publish("a", numbered(0, 3))
+        await self.until(member, 1)
+        await self.done(self.one.forget(SHOP, "g", "a/#"))
+        self.assertIsInstance(member.ends[0], NotFound)
+        self.assertFalse(self.one.wants(Topic(SHOP, "a")))
+        await self.publish("a", [b"3"])
+        later = await self.join(self.two, 9, durable=True)
+        await self.publish("a", [b"4"])
+        await self.until(later, 1)
+        self.assertEqual(later.payloads, [b"4"])
+
+    async def test_forget_without_members(self) -> None:
+        """A durable group is forgotten by a node that has no members, also a second time; others are not."""
+        member = await self.join(self.one, durable=True)
+        other = await self.join(self.one)
+        for one in (member, other):
+            one.membership.leave()
+        await self.publish("a", [b"0"])
+        for _ in range(2):
+            await self.done(self.two.forget(SHOP, "g", "a/#"))
+        member, other = await self.join(self.one, 9, durable=True), await self.join(self.one, 9)
+        await self.publish("a", [b"1"])
+        await self.until(member, 1)
+        await self.until(other, 2)
+        self.assertEqual((member.payloads, sorted(other.payloads)), ([b"1"], numbered(0, 2)))
+
+    async def test_forget_on_all_nodes(self) -> None:
+        """A group whose nodes all forget it is gone, whoever was first."""
+        members = [await self.join(node, 9, durable=True) for node in (self.one, self.two)]
+        for node in (self.one, self.two):
+            await self.done(node.forget(SHOP, "g", "a/#"))
+        self.assertTrue(all(isinstance(member.ends[0], NotFound) for member in members))
+        await self.publish("a", [b"0"])
+        later = await self.join(self.two, 9, durable=True)
+        await self.publish("a", [b"1"])
+        await self.until(later, 1)
+        self.assertEqual(later.payloads, [b"1"])
+
+    async def ahead(self, node: IGroups, topic: Topic) -> tuple[int, Deferred[None]]:
+        """Publish until ``node`` holds that back; tell how many messages that were, and what to wait for."""
+        published = 0
+        while (held := node.room(topic, 10)) is None:
+            await self.publish(topic.name, numbered(published, published + 10))
+            published += 10
+            self.assertLessEqual(published, MOST_AHEAD)
+        return published, held
+
+    async def test_room(self) -> None:
+        """Who is too far ahead of a durable group is held back until the group has followed, in order."""
+        topic, other = Topic(SHOP, "a/b"), Topic(SHOP, "b")
+        member = await self.join(self.one, durable=True)
+        published, held = await self.ahead(self.one, topic)
+        fired: list[int] = []
+        waiting = [held, *filter(None, (self.one.room(topic, 1) for _ in range(3)))]
+        self.assertEqual(len(waiting), 4)
+        for number, one in enumerate(waiting):
+            one.addCallback(lambda _, number=number: fired.append(number))
+        self.assertEqual(self.one.room(other, 1), None)
+        await self.eventually(lambda: True)
+        self.assertEqual(fired, [])
+        member.ask(published)
+        await self.until(member, published)
+        member.membership.done(member.handles)
+        await self.held_back()
+        await self.eventually(lambda: len(fired) == 4)
+        self.assertEqual(fired, [0, 1, 2, 3])
+        self.assertEqual(self.one.room(topic, 1), None)
+
+    async def test_room_of_another_node(self) -> None:
+        """A node learns that a group is behind also by what others publish, once it has published itself."""
+        topic = Topic(SHOP, "a")
+        await self.join(self.one, durable=True)
+        await self.join(self.two, durable=True)
+        await self.ahead(self.one, topic)
+        published, held = await self.ahead(self.two, topic)
+        held.addErrback(lambda _: None)
+        self.assertGreaterEqual(published, 0)
+        await self.eventually(lambda: True)
+        self.assertFalse(held.called)
+        held.cancel()
+
+    async def test_room_without_group(self) -> None:
+        """Nobody is held back for other groups, for one that is gone, or if nobody wants the topic."""
+        topic = Topic(SHOP, "a")
+        await self.join(self.one)
+        member = await self.join(self.one, durable=True)
+        _, held = await self.ahead(self.one, topic)
+        member.membership.leave()
+        await self.done(self.one.forget(SHOP, "g", "a/#"))
+        await self.done(held)
+        self.assertEqual([self.one.room(topic, 1000) for _ in range(3)], [None] * 3)
+
+    async def test_room_in_an_outage(self) -> None:
+        """Nobody is held back while the bus is away: it refuses what is published."""
+        topic = Topic(SHOP, "a")
+        await self.join(self.one, durable=True)
+        _, held = await self.ahead(self.one, topic)
+        await self.go_away()
+        await self.held_back()
+        await self.done(held)
+        await self.come_back()
+
     async def test_outage(self) -> None:
         """Nobody can join while the bus is away; members of before are given messages again after it."""
         members = [await self.join(node, 100) for node in (self.one, self.two)]
@@ -290,6 +466,7 @@ class GroupsContract:
         await self.eventually(lambda: len(given()) == 2)
         await self.go_away()
         await self.assertFailure(self.done(self.one.join(SHOP, "g", "a/#", Member())), BusUnavailable)
+        await self.assertFailure(self.done(self.one.forget(SHOP, "g", "a/#")), BusUnavailable)
         members[0].ask(10)
         await self.come_back()
         await self.publish("a", numbered(2, 12))

@@ -17,7 +17,7 @@ from flowgate.errors import BusUnavailable
 from flowgate.interfaces import IGroups
 from flowgate.message import Run
 from flowgate.topics import Namespace, Topic
-from tests.contracts.groups import GroupsContract, Member
+from tests.contracts.groups import MOST_AHEAD, GroupsContract, Member
 from tests.contracts.topics import SHOP, Listener, numbered
 from tests.integration.nats import nats_server
 
@@ -43,7 +43,8 @@ class LinkGroupsTests(GroupsContract, TestCase):
     async def make_node(self) -> LinkGroups:
         listener = Listener()
         bus = JetStreamBus(reactor, [self.server.url], listener)
-        groups = LinkGroups(reactor, bus.link, LinkPeers(bus.link), ack_seconds=self.ack_seconds)
+        peers = LinkPeers(bus.link)
+        groups = LinkGroups(reactor, bus.link, peers, ack_seconds=self.ack_seconds, most_ahead=MOST_AHEAD)
         self.addCleanup(bus.stop)
         self.addCleanup(groups.stop)
         await bus.start()
@@ -71,6 +72,12 @@ class LinkGroupsTests(GroupsContract, TestCase):
 
     async def overdue(self) -> None:
         """It passes by itself."""
+
+    async def held_back(self) -> None:
+        """It passes by itself."""
+
+    async def forgotten(self) -> None:
+        """Only shown below: the time has to pass."""
 
     async def die(self, node: IGroups) -> None:
         assert isinstance(node, LinkGroups)
@@ -173,6 +180,59 @@ class LinkGroupsTests(GroupsContract, TestCase):
         member.membership.leave()
         while await self.consumers():
             pass
+
+    async def test_durable_group_stays(self) -> None:
+        """A durable group without members is there when others have gone, with all that was stored."""
+        bus, _ = self.nodes[self.one]
+        groups = LinkGroups(reactor, bus.link, LinkPeers(bus.link), idle_seconds=0.2)
+        self.addCleanup(groups.stop)
+        members = [await self.join(groups, 1), await self.join(groups, 1, durable=True)]
+        for member in members:
+            member.membership.leave()
+        while len(names := await self.consumers()) > 1:
+            pass
+        self.assertTrue(names[0].startswith("fg-durable-"))
+        await self.publish("a", numbered(0, 3))
+        late = await self.join(self.two, 9, durable=True)
+        await self.until(late, 3)
+        self.assertEqual(late.payloads, numbered(0, 3))
+
+    async def test_durable_group_survives_the_server(self) -> None:
+        """What was stored for a durable group before its nodes and the server died is given afterwards, once."""
+        member = await self.join(self.one, 2, durable=True)
+        await self.publish("a", numbered(0, 5))
+        await self.until(member, 2)
+        member.membership.done(member.handles)
+        await self.eventually(lambda: True)
+        await self.die(self.one)
+        del self.nodes[self.one]
+        await self.go_away()
+        await self.come_back()
+        late = await self.join(self.two, 9, durable=True)
+        await self.until(late, 3)
+        self.assertEqual(late.payloads, numbered(2, 5))
+
+    async def test_forget_what_was_made_anew(self) -> None:
+        """A node that is late to forget a group leaves the one that was made since then alone."""
+        late = await self.join(self.one, 9, durable=True)
+        await self.two.forget(SHOP, "g", "a/#")
+        another = await self.make_node()
+        member = await self.join(another, 9, durable=True)
+        await self.publish("a", [b"1"])
+        await self.one.forget(SHOP, "g", "a/#")
+        self.assertEqual((len(await self.consumers()), len(late.ends)), (1, 1))
+        await self.publish("a", [b"2"])
+        await self.until(member, 1)
+        await self.eventually(lambda: sorted(late.payloads + member.payloads) == [b"1", b"2"])
+
+    async def test_durable_consumer_is_made_again(self) -> None:
+        """The consumer of a durable group that nobody forgets here is made again."""
+        member = await self.join(self.one, 9, durable=True)
+        await self.two.forget(SHOP, "g", "a/#")
+        while not await self.consumers():
+            pass
+        await self.publish("a", [b"1"])
+        await self.until(member, 1)
 
     async def test_stop(self) -> None:
         """A node that stops tells its members, takes no others, and gives back what they held."""
