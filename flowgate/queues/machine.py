@@ -29,6 +29,7 @@ ORIGINS: Final = 10_240
 _SECOND: Final = 1_000_000_000
 _MS: Final = 1_000_000
 _VERSION: Final = 1
+_RECORDS: Final = 5_000  # of a checkpoint in one line
 _SLACK: Final = 1024  # stale records that a line or a heap may hold, besides as many as there are good ones
 
 
@@ -54,10 +55,9 @@ class Message:
     :ivar first: when it was first received; 0 for never.
     :ivar taken: when it was received last; 0 for never.
     :ivar size: of body and attributes, in bytes.
-    :ivar touched: whether its entry alone no longer says what is known of it.
     """
 
-    __slots__ = ("first", "group", "place", "receives", "sent", "size", "state", "taken", "touched", "turn")
+    __slots__ = ("first", "group", "place", "receives", "sent", "size", "state", "taken", "turn")
 
     def __init__(self, place: int, sent: int, turn: int, size: int, group: Group) -> None:
         self.place = place
@@ -69,7 +69,6 @@ class Message:
         self.first = 0
         self.taken = 0
         self.state = State.VISIBLE
-        self.touched = False
 
 
 class Group:
@@ -77,14 +76,15 @@ class Group:
 
     :ivar served: when the group was last served, or where it began: the one that waits for the longest comes first.
         In the measure of places, so that a group that was never served needs no record of its own.
+    :ivar began: the place of the message with which it began.
     :ivar line: its visible messages, as a heap.
     """
 
-    __slots__ = ("count", "in_flight", "key", "line", "served", "visible", "waiting")
+    __slots__ = ("began", "count", "in_flight", "key", "line", "served", "visible", "waiting")
 
-    def __init__(self, key: str, served: int) -> None:
+    def __init__(self, key: str, began: int) -> None:
         self.key = key
-        self.served = served
+        self.began = self.served = began
         self.line: list[tuple[int, int]] = []
         self.count = 0
         self.visible = 0
@@ -183,9 +183,11 @@ class QueueMachine:
         self.moving: dict[int, int] = {}
         """Messages on their way to the dead-letter queue, with the time since when."""
         self._messages: dict[int, Message] = {}
+        self._touched: dict[int, Message] = {}  # those of which their entries no longer say everything
         self._order: deque[int] = deque()  # places as they came; some are gone
         self._aged: list[tuple[int, int]] = []  # heap of (sent, place) of those that were sent before they came here
         self._groups: dict[str, Group] = {}
+        self._marked: dict[str, Group] = {}  # those of which their messages do not say when they were served
         self._rotation: list[tuple[int, str]] = []  # heap of groups that have something to offer, perhaps
         self._served = 0
         self._hidden: list[tuple[int, int]] = []  # heap of (turn, place) of delayed ones and those in flight, perhaps
@@ -201,6 +203,16 @@ class QueueMachine:
         self._saved: dict[int, list[Any]] = {}  # of a checkpoint whose messages are still to come
         self._saved_groups: dict[str, int] = {}
         self._saved_first = 0
+        self._recall: dict[str, Callable[[list[Any]], None]] = {
+            "groups": self._saved_groups.update,
+            "touched": self._recall_touched,
+            "moving": self.moving.update,
+            "holes": self._holes.update,
+            "dead": self._dead.update,
+            "dedup": self._recall_dedup,
+            "origins": self._recall_origins,
+            "attempts": self._recall_attempts,
+        }
         self._verbs: dict[str, Callable[..., Any]] = {
             "r": self._receive,
             "d": self._delete,
@@ -369,12 +381,16 @@ class QueueMachine:
         self._leave(message)
         place = message.place
         del self._messages[place]
+        self._touched.pop(place, None)
         self.bytes -= message.size
         group = message.group
         group.count -= 1
         if not group.count:
             del self._groups[group.key]  # what the rotation holds of it is passed over
+            self._marked.pop(group.key, None)
             group.waiting = False
+        elif place == group.began:
+            self._marked[group.key] = group
         sequence = place >> 10
         if sequence == self.upto:
             return  # counted when all of the entry is applied
@@ -442,7 +458,7 @@ class QueueMachine:
             self._origin_order.append((now, origin))
         message = self._make(place, now, size, delay or 0, group or "", sent, receives, first)
         if now != time:
-            message.touched = True
+            self._touched[place] = message
         return Accepted(place)
 
     def _make(
@@ -493,12 +509,12 @@ class QueueMachine:
                 if max_receives and message.receives >= max_receives:
                     moving.append(self._grant(message))
                     message.state = State.MOVING
-                    message.touched = True
+                    self._touched[message.place] = message
                     self.moving[message.place] = now
                     continue
                 message.receives += 1
                 message.taken = now
-                message.touched = True
+                self._touched[message.place] = message
                 if not message.first:
                     message.first = now
                 grants.append(self._grant(message))
@@ -512,6 +528,7 @@ class QueueMachine:
                     break
             if took:
                 group.served = self._served = max(self._served + 1, self.upto << 10)
+                self._marked[group.key] = group
             if self.fifo and visibility:
                 # Together at the end: the first would block the others of this receive.
                 for message in shown:
@@ -583,7 +600,7 @@ class QueueMachine:
         if self.fifo and (message.state is not State.FLIGHT or message.receives != number):
             return Done.EXPIRED
         self._leave(message)
-        message.touched = True
+        self._touched[place] = message
         if visibility:
             self._hide(message, State.FLIGHT, self.now + visibility * _MS)
         else:
@@ -621,7 +638,7 @@ class QueueMachine:
 
     def _purge(self) -> None:
         # All at once: one by one would take its time.  What the log holds up to here lies before ``first`` now.
-        for held in (self._messages, self._groups, self.moving, self._left, self._holes):
+        for held in (self._messages, self._touched, self._groups, self._marked, self.moving, self._left, self._holes):
             held.clear()
         for line in (self._order, self._aged, self._hidden, self._rotation):
             line.clear()
@@ -747,35 +764,50 @@ class QueueMachine:
         first = self.first
         return [sequence for sequence in self._dead if sequence >= first]
 
-    def checkpoint(self) -> bytes:
-        """Everything that the messages' own entries do not say."""
-        begins: dict[str, int] = {}
-        for one in self._messages.values():
-            begins.setdefault(one.group.key, one.place)
-        groups = [[key, self._groups[key].served] for key, begin in begins.items() if self._groups[key].served != begin]
-        touched = [
-            [one.place, one.sent, one.turn, one.receives, one.first, one.taken, int(one.state)]
-            for one in self._messages.values()
-            if one.touched
-        ]
+    @property
+    def weight(self) -> int:
+        """About how many records a checkpoint has."""
+        return len(self._touched) + len(self._dedup) + len(self._marked) + len(self._dead)
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Everything that the messages' own entries do not say, as it is when this is called: lines to be joined.
+
+        They are made one by one, so that other work can go on between them.
+        """
         oldest = self.now - DEDUP_NS
-        return orjson.dumps(
-            {
-                "version": _VERSION,
-                "upto": self.upto,
-                "now": self.now,
-                "served": self._served,
-                "groups": groups,
-                "touched": touched,
-                "moving": list(self.moving.items()),
-                "holes": sorted(self._holes),
-                "first": self.first,
-                "dead": [[sequence, self._dead[sequence]] for sequence in self.dead()],
-                "dedup": [[key, *known] for key, known in self._dedup.items() if known[0] > oldest],
-                "origins": [[time, key, self._origins[key]] for time, key in self._origin_order],
-                "attempts": [[key, *known] for key, known in self._attempts.items() if known[0] > oldest],
-            }
-        )
+        head = {
+            "version": _VERSION,
+            "upto": self.upto,
+            "now": self.now,
+            "served": self._served,
+            "first": self.first,
+        }
+        # Shallow copies of what does not change; the rest is copied whole.
+        records: dict[str, list[Any]] = {
+            "groups": [(one.key, one.served) for one in self._marked.values()],
+            "touched": [
+                (one.place, one.sent, one.turn, one.receives, one.first, one.taken, int(one.state))
+                for one in self._touched.values()
+            ],
+            "moving": list(self.moving.items()),
+            "holes": sorted(self._holes),
+            "dead": [(sequence, self._dead[sequence]) for sequence in self.dead()],
+            "dedup": list(self._dedup.items()),
+            "origins": [(key, time, self._origins[key]) for time, key in self._origin_order],
+            "attempts": [(key, *known) for key, known in self._attempts.items() if known[0] > oldest],
+        }
+        return self._lines(head, records)
+
+    @staticmethod
+    def _lines(head: dict[str, int], records: dict[str, list[Any]]) -> Iterator[bytes]:
+        yield orjson.dumps(head)
+        for name, rows in records.items():
+            for start in range(0, len(rows), _RECORDS):
+                yield orjson.dumps((name, rows[start : start + _RECORDS]))
+
+    def checkpoint(self) -> bytes:
+        """The whole :meth:`snapshot`."""
+        return b"\n".join(self.snapshot())
 
     def restart(self, checkpoint: bytes | None) -> None:
         """Begin anew: from nothing, or from a :meth:`checkpoint`; the message entries up to there follow.
@@ -785,23 +817,31 @@ class QueueMachine:
         self._reset()
         if checkpoint is None:
             return
-        saved = orjson.loads(checkpoint)
+        head, *lines = checkpoint.split(b"\n")
+        saved = orjson.loads(head)
         if saved["version"] != _VERSION:
             raise ValueError("a checkpoint of another version")
         self.upto, self.now, self._served = saved["upto"], saved["now"], saved["served"]
-        self._saved = {one[0]: one for one in saved["touched"]}
-        self._saved_groups = dict(saved["groups"])
-        self.moving = dict(saved["moving"])
-        self._holes = set(saved["holes"])
         self._saved_first = saved["first"]
-        self._dead = dict(saved["dead"])
-        for key, time, place, id_ in saved["dedup"]:
+        for line in lines:
+            name, rows = orjson.loads(line)
+            self._recall[name](rows)
+
+    def _recall_touched(self, rows: list[Any]) -> None:
+        self._saved.update((row[0], row) for row in rows)
+
+    def _recall_dedup(self, rows: list[Any]) -> None:
+        for key, (time, place, id_) in rows:
             self._dedup[key] = (time, place, id_)
             self._dedup_order.append((time, key))
-        for time, key, place in saved["origins"]:
+
+    def _recall_origins(self, rows: list[Any]) -> None:
+        for key, time, place in rows:
             self._origins[key] = place
             self._origin_order.append((time, key))
-        for key, time, places in saved["attempts"]:
+
+    def _recall_attempts(self, rows: list[Any]) -> None:
+        for key, time, places in rows:
             self._attempts[key] = (time, [tuple(one) for one in places])
             self._attempt_order.append((time, key))
 
@@ -826,8 +866,9 @@ class QueueMachine:
         _, size, delay, key, _, _, _, sent, receives, first = _padded(command)
         saved = self._saved.pop(place, None)
         group = self._group(key or "", place)
-        if group.count == 1:
-            group.served = self._saved_groups.get(group.key, place)
+        if group.count == 1 and group.key in self._saved_groups:
+            group.served = self._saved_groups[group.key]
+            self._marked[group.key] = group
         if saved is None:
             turn = time + (delay or 0) * _MS
             message = Message(place, time if sent is None else sent, turn, size, group)
@@ -836,7 +877,7 @@ class QueueMachine:
         else:
             message = Message(place, saved[1], saved[2], size, group)
             message.receives, message.first, message.taken = saved[3:6]
-            message.touched = True
+            self._touched[place] = message
             state = State(saved[6])
         self._messages[place] = message
         self._order.append(place)

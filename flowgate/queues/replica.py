@@ -18,11 +18,12 @@ import attrs
 import orjson
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flowgate.errors import BusUnavailable, NotFound, RateLimited, Refused
+from flowgate.errors import BusUnavailable, Conflict, Internal, NotFound, RateLimited, Refused
 from flowgate.interfaces import IQueueFollower, IQueueLog
 from flowgate.message import LogEntry
 from flowgate.queues.bodies import Bodies, join, split
@@ -42,6 +43,7 @@ _COMMANDS: Final = 500
 _FLYING: Final = 2
 _CHECKPOINT_ENTRIES: Final = 16_384
 _CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
+_LINES: Final = 4  # of a checkpoint that are made before other work goes on
 _RETRY_ENTRIES: Final = 1_024
 _AGAIN_SECONDS: Final = 0.005
 _EARLY_SECONDS: Final = 0.001
@@ -187,7 +189,10 @@ class Replica:
 
     def restart(self, checkpoint: bytes | None, upto: int) -> None:
         self._inbox.clear()
-        self.machine.restart(checkpoint)
+        try:
+            self.machine.restart(checkpoint)
+        except ValueError:
+            raise Conflict("the state of the queue was saved by another version of the gateway") from None
         self._bodies.forget(self)
         self._tail = self._tail_bytes = 0
         # Their entries may lie before the checkpoint, and nothing will tell.
@@ -218,13 +223,17 @@ class Replica:
         if not entry.head:
             return
         machine = self.machine
+        writer, number = "", 0
+        live = entry.sequence > machine.upto
         try:
             writer, number, commands = orjson.loads(entry.head)
-            live = entry.sequence > machine.upto
             results = machine.apply(entry.sequence, entry.time, commands)
         except Exception:
             # All nodes fail here in the same way, so they still agree.
             self._log.failure("the entry {sequence} of a queue cannot be applied", sequence=entry.sequence)
+            if writer == self._writer:
+                for command in self._flying.pop(number, (0, ()))[1]:
+                    _errback(command.result, Internal())
             return
         if not live:
             return
@@ -434,8 +443,13 @@ class Replica:
             self._serve()
         if self.machine.moving:
             self._watch_moves()
-        if (self._tail > self._tail_most or self._tail_bytes > _CHECKPOINT_BYTES) and not self._saving:
+        if not self._saving and self._overdue():
             self.checkpoint()
+
+    def _overdue(self) -> bool:
+        """Whether the state is to be saved: the more there is of it, the less often."""
+        much = self._tail > self._tail_most or self._tail_bytes > _CHECKPOINT_BYTES
+        return much and self._tail > self.machine.weight // 2
 
     def _serve(self) -> None:
         now = self._clock.seconds()
@@ -529,8 +543,13 @@ class Replica:
     async def _save(self, log: IQueueLog) -> None:
         machine = self.machine
         upto, first, dead = machine.upto, machine.first, machine.dead()
+        lines: list[bytes] = []
         try:
-            if await log.save(machine.checkpoint(), upto):
+            for line in machine.snapshot():
+                lines.append(line)
+                if len(lines) % _LINES == 0:
+                    await deferLater(self._clock, 0)
+            if await log.save(b"\n".join(lines), upto):
                 await log.trim(upto, first, dead)
                 await self.command("t", upto)
             else:
