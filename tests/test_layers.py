@@ -26,6 +26,7 @@ ROOMS = (
     "websocket.frames",
     "http.sse",
     "sqs.wire",
+    "sqs.query",
     # what the rooms ask of each other
     "interfaces",
     "gate",

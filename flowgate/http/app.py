@@ -37,7 +37,9 @@ _PREFLIGHT = Answer(
         (b"Access-Control-Allow-Methods", _ALLOW),
         (
             b"Access-Control-Allow-Headers",
-            b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+            b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, X-Amz-Target, X-Amz-Date, "
+            b"X-Amz-Content-Sha256, X-Amz-Security-Token, X-Amz-User-Agent, X-Amzn-Query-Mode, Amz-Sdk-Request, "
+            b"Amz-Sdk-Invocation-Id",
         ),
         (b"Access-Control-Max-Age", b"86400"),
     ),

@@ -130,6 +130,10 @@ class Handout:
     full: bool = False
 
 
+class UnknownCommands(Exception):
+    """Some commands of an entry were not carried out, because this version does not know them; the others were."""
+
+
 class Done(IntEnum):
     """What became of a wish that concerns one message."""
 
@@ -233,6 +237,7 @@ class QueueMachine:
         :param sequence: its place in the log.
         :param time: when it was stored, nanoseconds since 1970 UTC; a clock that goes back stands still here.
         :returns: for each command: :class:`Accepted`, :class:`Handout`, :class:`Done`, or ``None``.
+        :raises UnknownCommands: if there are such; all of the entry is done then that can be.
         """
         if sequence <= self.upto:
             self._base(sequence, time, commands)
@@ -244,18 +249,24 @@ class QueueMachine:
                 self._advance()
         results: list[Any] = []
         index = 0
+        unknown: Exception | None = None
         for command in commands:
-            verb = command[0]
-            if verb == "s":
-                results.append(self._send(sequence, index, time, command))
-                index += 1
-            else:
-                results.append(self._verbs[verb](*command[1:]))
+            try:
+                verb = command[0]
+                if verb == "s":
+                    index += 1
+                    results.append(self._send(sequence, index - 1, time, command))
+                else:
+                    results.append(self._verbs[verb](*command[1:]))
+            except (LookupError, TypeError, ValueError) as error:
+                unknown = error
         if index and index != self._count_alive(sequence, index):
             self._entry_has_holes(sequence, index)
         elif index > 1:
             self._left[sequence] = index
         self._sweep()
+        if unknown is not None:
+            raise UnknownCommands from unknown
         return results
 
     def _count_alive(self, sequence: int, count: int) -> int:
@@ -450,7 +461,7 @@ class QueueMachine:
             self._dedup[dedup] = (now, place, id_)
             self._dedup_order.append((now, dedup))
         if origin is not None:
-            while len(self._origin_order) >= ORIGINS and self._origin_order[0][0] + DEDUP_NS <= now:
+            while len(self._origin_order) > ORIGINS and self._origin_order[0][0] + DEDUP_NS <= now:
                 self._origins.pop(self._origin_order.popleft()[1], None)
             if origin in self._origins:
                 return Accepted(self._origins[origin], "")
@@ -688,9 +699,15 @@ class QueueMachine:
         """Whether the log still needs the entry's messages."""
         return sequence << 10 in self._messages or sequence in self._left
 
+    def full(self, now: int) -> bool:
+        """Whether as many messages are in flight at ``now`` as may be."""
+        if self.in_flight < self.max_in_flight:
+            return False
+        return self.in_flight - sum(one.state is State.FLIGHT for one in self._due(now)) >= self.max_in_flight
+
     def available(self, now: int) -> int:
         """How many messages a receive could be given at ``now``, about: one blocked group makes it too high."""
-        if self.in_flight >= self.max_in_flight:
+        if self.full(now):
             return 0
         if not self._hidden or self._hidden[0][0] > now:
             return self.offered
@@ -741,11 +758,13 @@ class QueueMachine:
         return min(times, default=None)
 
     def peek(self, now: int, limit: int) -> list[Grant]:
-        """Visible messages, without handing them out: the oldest of each group, group by group."""
+        """Visible messages in the order in which they came, without handing them out."""
         found: list[Grant] = []
         for place in self._order:
             message = self._messages.get(place)
-            if message is not None and (message.state is State.VISIBLE or message.turn <= now):
+            if message is None or message.state is State.MOVING:
+                continue
+            if message.state is State.VISIBLE or message.turn <= now:
                 found.append(self._grant(message))
                 if len(found) == limit:
                     break

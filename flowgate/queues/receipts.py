@@ -47,9 +47,9 @@ class Receipts:
         return hmac.new(self._key, whole, hashlib.sha256).digest()[:_MAC_BYTES]
 
     def issue(self, namespace: Namespace, name: str, receipt: Receipt) -> str:
-        """Write a receipt; of URL-safe characters."""
+        """Write a receipt; of URL-safe characters, and a letter first, so that no command line takes it for an option."""
         text = f"{receipt.incarnation}.{receipt.place:x}.{receipt.number:x}".encode()
-        return base64.urlsafe_b64encode(self._mac(namespace, name, text) + text).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(text + self._mac(namespace, name, text)).rstrip(b"=").decode()
 
     def open(self, namespace: Namespace, name: str, receipt: str) -> Receipt:
         """Read a receipt.
@@ -62,7 +62,7 @@ class Receipts:
             raw = base64.b64decode(receipt + "=" * (-len(receipt) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raise ReceiptInvalid() from None
-        mac, text = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        text, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(namespace, name, text)):
             raise ReceiptInvalid()
         incarnation, place, number = text.decode().split(".")

@@ -357,8 +357,7 @@ class Replica:
                 receiver.over = True
             self._ask(receiver)
         elif wait <= 0:
-            full = self.machine.in_flight >= self.machine.max_in_flight
-            return succeed(Handout(full=full))
+            return succeed(Handout(full=self.machine.full(self.bus_now())))
         else:
             receiver.timeout = self._clock.callLater(wait, self._expire, receiver)
             self._receivers.append(receiver)

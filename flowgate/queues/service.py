@@ -401,11 +401,14 @@ class Queues:
 
         :returns: a Deferred of ``None``, fired once all are stored.
         :raises NotFound: through the Deferred.
+        :raises QueueFull: through the Deferred.
         :raises BusUnavailable: through the Deferred; some may be stored.
         """
 
         async def deposit() -> None:
             replica, config = await self._use(namespace, name)
+            if len(replica.machine) >= MAX_MESSAGES:
+                raise QueueFull()
             under_way = []
             for message, origin in zip(messages, origins, strict=True):
                 size = len(message.body.encode()) + attributes_bytes(message.attributes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -18,13 +18,13 @@ class Call:
     """Who calls, and with what.
 
     :ivar region: that the client believes to be in.
-    :ivar base: what the URLs of queues begin with: scheme, host, and where the protocol is mounted.
+    :ivar base: tells what the URLs of queues begin with: scheme, host, and where the protocol is mounted.
     :ivar arguments: as :func:`flowgate.sqs.wire.read_json` gives them.
     """
 
     principal: Principal
     region: str
-    base: str
+    base: Callable[[], str]
     arguments: Mapping[str, Any]
     naming: Naming
 
@@ -57,7 +57,7 @@ class Call:
         return self.permit(self.naming.inside(self.arguments["QueueName"], self.region))
 
     def url(self, queue: str) -> str:
-        return self.naming.url(self.base, queue, self.region)
+        return self.naming.url(self.base(), queue, self.region)
 
     def ranged(self, name: str, least: int, most: int, default: int | None, reason: str = "") -> int | None:
         """A number among the arguments.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
@@ -163,7 +164,8 @@ class SqsCalls:
         try:
             principal, region = self._authenticate(request, path, query, headers)
             operation = asked.operation()
-            call = Call(principal, region, _base(request, path, headers), asked.arguments(operation), self._naming)
+            base = partial(_base, request, path, headers)
+            call = Call(principal, region, base, asked.arguments(operation), self._naming)
             return asked.answer(operation, await self._operations[operation](call), request.request_id)
         except SqsError as error:
             return asked.failure(error, request.request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import hashlib
 import hmac
 import posixpath
@@ -10,6 +9,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -29,7 +29,7 @@ _MOST_SIGNED: Final = 64
 
 _CREDENTIAL = re.compile(r"([A-Za-z0-9_]{1,128})/([0-9]{8})/([a-z0-9-]{1,32})/([a-z0-9]{1,32})/aws4_request\Z")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}\Z")
-_TIME = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
+_TIME = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z", re.ASCII)
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(?:;[!#$%&'*+.^_`|~0-9a-z-]+)*\Z")
 _UNRESERVED: Final = "-_.~"
 
@@ -153,7 +153,7 @@ class Signatures:
                 f"'{claim.date}' != '{claim.time[:8]}'.",
             )
         try:
-            signed_at = calendar.timegm(time.strptime(claim.time, "%Y%m%dT%H%M%SZ"))
+            signed_at = _seconds(claim.time)
         except ValueError:
             raise _incomplete("Date must be in ISO-8601 'basic format'.") from None
         now = self._now()
@@ -186,6 +186,17 @@ class Signatures:
         else:
             self._keys.move_to_end(name)
         return key
+
+
+def _seconds(text: str) -> float:
+    """The time that ``text`` says, in seconds since 1970 UTC.
+
+    :raises ValueError: if there is no such time.
+    """
+    year, month, day = int(text[:4]), int(text[4:6]), int(text[6:8])
+    return datetime(
+        year, month, day, int(text[9:11]), int(text[11:13]), int(text[13:15]), tzinfo=timezone.utc
+    ).timestamp()
 
 
 def read_claim(query: bytes, headers: Headers) -> Claim:

@@ -91,7 +91,7 @@ class AnyArgumentsTests(SynchronousTestCase):
                 calls.insert(0, ("CreateQueue", {"QueueName": name, "Attributes": given_}))
             for operation, arguments in calls:
                 checked = read(arguments, OPERATIONS[operation].takes, "")
-                call = Call(principal(), "us-east-1", "http://h", checked, naming)
+                call = Call(principal(), "us-east-1", lambda: "http://h", checked, naming)
                 outcome: list[Any] = []
                 waiting: Deferred[Any] = ensureDeferred(cast("Coroutine[Any, Any, Any]", perform[operation](call)))
                 waiting.addBoth(outcome.append)
