@@ -328,15 +328,19 @@ class IGroups(Interface):
         :raises BusUnavailable: through the Deferred; nothing has changed then.
         """
 
-    def room(topic: Topic, count: int) -> Deferred[None] | None:
+    def room(topic: Topic, count: int, published: bool = False) -> Deferred[None] | None:
         """Say that messages are about to be published, and learn whether durable groups can follow.
 
         Who publishes no faster than that does not lose messages by the bound of history before a group has them.
 
+        :param published: they are published already, unacknowledged, and it is to be learned whether more can be.
         :returns: ``None`` if they can be published now; or a Deferred of ``None``, fired once they can, in the order
             of the calls for one topic.  After some time without any progress of the group it is fired, too.
         :raises BusUnavailable: through the Deferred, if this node stops.
         """
+
+    def stored(topic: Topic, count: int) -> None:
+        """Say that messages for which there was :meth:`room` are stored, or not."""
 
     any: bool = Attribute("Whether there is any group on any node, as far as it is known here.")
 
@@ -396,6 +400,7 @@ class IQueueLog(Interface):
     entries is the order in which it happened.  As :meth:`IQueueLogs.open` gives it."""
 
     incarnation: str = Attribute("Names the making of the queue: another one for a later queue of the same name.")
+    available: bool = Attribute("Whether the bus is within reach: what the follower knows is up to date, about.")
     largest: int = Attribute("Most bytes that head and payload of one entry may have together.")
 
     def append(head: bytes, payload: bytes = b"") -> Deferred[int]:

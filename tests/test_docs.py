@@ -21,6 +21,7 @@ from flowgate.http.answers import Route
 from flowgate.limits import Limits
 from flowgate.queues import model, redrive, service
 from flowgate.settings import ENVIRONMENT, OPTIONS, Options, Settings
+from flowgate.sqs.resource import SqsCalls
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -112,7 +113,8 @@ class RouteTests(SynchronousTestCase):
     def setUp(self) -> None:
         taken: list[Route] = []
         self.patch(site, "Root", lambda routes, *_: taken.extend(routes))
-        site.make_site(*(Mock() for _ in range(site.make_site.__code__.co_argcount)))
+        sqs = SqsCalls(Mock(), Mock(), Mock()).routes()
+        site.make_site(*(Mock() for _ in range(site.make_site.__code__.co_argcount - 1)), further=sqs)
         self.routes = {(route.method, re.sub(r"<\w+:(\w+)>", r"<\1>", route.path)) for route in taken}
 
     def test_the_table_is_the_code(self) -> None:

@@ -90,8 +90,11 @@ class MemoryGroups:
             for (namespace, _, filter_, _), group in self._hub.groups.items()
         )
 
-    def room(self, topic: Topic, count: int) -> Deferred[None] | None:
-        return self._hub.holding.room(topic, count)
+    def room(self, topic: Topic, count: int, published: bool = False) -> Deferred[None] | None:
+        return self._hub.holding.room(topic, count, published)
+
+    def stored(self, topic: Topic, count: int) -> None:
+        self._hub.holding.stored(topic, count)
 
     # -- controls for tests
 

@@ -231,6 +231,10 @@ class MemoryQueueLog:
 
     # -- IQueueLog
 
+    @property
+    def available(self) -> bool:
+        return self._logs.available
+
     def close(self) -> None:
         self._closed = True
         if self in self._stored.followed:

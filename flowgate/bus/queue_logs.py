@@ -256,6 +256,10 @@ class JetStreamQueueLog:
         self.close()
 
     @property
+    def available(self) -> bool:
+        return self._link.up
+
+    @property
     def largest(self) -> int:
         return self._most - len(self._begin_of_head) - len(self._end_of_head)
 

@@ -803,10 +803,10 @@ class QueueMachine:
         }
         # Shallow copies of what does not change; the rest is copied whole.
         records: dict[str, list[Any]] = {
-            "groups": [(one.key, one.served) for one in self._marked.values()],
+            "groups": [(key, self._marked[key].served) for key in sorted(self._marked)],
             "touched": [
                 (one.place, one.sent, one.turn, one.receives, one.first, one.taken, int(one.state))
-                for one in self._touched.values()
+                for _, one in sorted(self._touched.items())
             ],
             "moving": list(self.moving.items()),
             "holes": sorted(self._holes),

@@ -19,7 +19,7 @@ from flowgate.interfaces import IQueueLogs
 from flowgate.queues.bodies import Bodies
 from flowgate.queues.directory import Directory
 from flowgate.queues.machine import MAX_IN_FLIGHT, Grant
-from flowgate.queues.replica import Replica
+from flowgate.queues.replica import GONE, Replica
 from flowgate.topics import Namespace
 
 MAX_OPEN: Final = 10_000
@@ -101,7 +101,7 @@ class OpenQueues:
         namespace, name = key
         if self._stopped:
             raise BusUnavailable("the gateway is going away")
-        if len(self._open) >= MAX_OPEN:
+        if len(self._open) + len(self._opening) > MAX_OPEN:
             self._make_room()
         replica = Replica(
             namespace,
@@ -120,6 +120,9 @@ class OpenQueues:
             await self._directory.find(namespace, name, fresh=True)
             await self._logs.create(namespace, name)
             log = await self._logs.open(namespace, name, replica)
+        if replica.closed:
+            log.close()
+            raise NotFound(GONE)  # removed in this moment
         replica.begin(log)
         return replica
 

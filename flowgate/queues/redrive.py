@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -39,7 +39,7 @@ _BEAT_SECONDS: Final = 3.0
 _LOST_SECONDS: Final = 12.0
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 10
-_HIDDEN_MS: Final = 60_000
+_HIDDEN_MS: Final = 10_000  # shorter than a task is lost: whoever takes it over finds what was in the other's hands
 _RUNNING: Final = ("running", "cancelling")
 
 
@@ -209,7 +209,7 @@ class Redrives:
         def ended(result: Any) -> None:
             if self._work.get(key) is work:
                 del self._work[key]
-            if isinstance(result, Failure) and result.check(Refused, _Stopped) is None:
+            if isinstance(result, Failure) and result.check(Refused, CancelledError, _Stopped) is None:
                 self._log.failure("moving the messages of {key} failed", result, key=key)
 
         work.addBoth(ended)
@@ -225,22 +225,21 @@ class Redrives:
         due = beaten
         failure = ""
         while True:
-            handout = await replica.receive(limit, _HIDDEN_MS, 0, 0, retention)
-            if not handout.grants:
-                break
-            try:
-                done = await self._move(replica, handout.grants, task.redrive.destination)
-            except NotFound as error:
-                failure = error.detail
-                break
-            moved += done
             now = self._clock.seconds()
             if now - beaten >= _BEAT_SECONDS or self._is_cancelled(key, id_):
                 task = await self._beat(key, id_, moved)
                 moved, beaten = 0, now
                 if task.redrive.status == "cancelling":
                     break
+            handout = await replica.receive(limit, _HIDDEN_MS, 0, 0, retention)
+            if not handout.grants:
+                break
+            done, failure = await self._move(replica, handout.grants, task.redrive.destination)
+            moved += done
+            if failure:
+                break
             if rate is not None:
+                now = self._clock.seconds()
                 due = max(due, now) + len(handout.grants) / rate
                 if due > now:
                     await deferLater(self._clock, due - now)
@@ -261,8 +260,11 @@ class Redrives:
 
         await self._edit(key, end)
 
-    async def _move(self, replica: Replica, grants: Any, destination: str | None) -> int:
-        """Move messages, as new ones; give back those that follow one that cannot be moved."""
+    async def _move(self, replica: Replica, grants: Sequence[Grant], destination: str | None) -> tuple[int, str]:
+        """Move messages, as new ones; give back those that follow one that cannot be moved.
+
+        :returns: how many were moved, and why no more, or nothing.
+        """
         moved = 0
         try:
             bodies = await replica.fetch(grants)
@@ -270,11 +272,13 @@ class Redrives:
                 if blob is not None:
                     await self._move_one(replica, grant, blob, destination)
                 moved += 1
-        except Refused:
+        except (Refused, CancelledError) as error:
             for grant in grants[moved:]:
                 replica.give_back(grant)
+            if isinstance(error, NotFound):
+                return moved, error.detail
             raise
-        return moved
+        return moved, ""
 
     async def _move_one(self, replica: Replica, grant: Grant, blob: bytes, destination: str | None) -> None:
         envelope = Envelope.decode(blob)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import attrs
@@ -40,6 +41,7 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 _HEAD_BYTES: Final = 40 * 1024
 _PAYLOAD_BYTES: Final = 1536 * 1024
 _COMMANDS: Final = 500
+_GIVEN_UP: Final = 1_000
 _FLYING: Final = 2
 _CHECKPOINT_ENTRIES: Final = 16_384
 _CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
@@ -64,6 +66,7 @@ class _Command:
 class _Receiver:
     """A receive."""
 
+    number: int
     limit: int
     text: bytes
     answer: Deferred[Handout]
@@ -122,7 +125,9 @@ class Replica:
         self._batch: deque[_Command] = deque()
         self._batch_bytes = 0
         self._flying: dict[int, tuple[int, list[_Command]]] = {}  # when they were written, by our clock
+        self._given_up: dict[int, None] = {}  # entries that may come yet; what they take goes back then
         self._receivers: deque[_Receiver] = deque()
+        self._came = 0  # receivers, ever
         self._asked = 0
         self._not_before = 0.0
         self._timer: IDelayedCall | None = None
@@ -135,9 +140,15 @@ class Replica:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether it follows its log no more."""
+        return self._closed
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way and nobody waits."""
-        return not (self._batch or self._flying or self._receivers or self._asked or self._saving or self._moving)
+        under_way = self._batch or self._flying or self._asked or self._saving or self._moving or self.machine.moving
+        return not (under_way or self._receivers)
 
     def bus_now(self) -> int:
         """What the bus's clock says, as far as we know: nanoseconds since 1970 UTC."""
@@ -181,9 +192,16 @@ class Replica:
 
     def _fail_flying(self, reason: Refused) -> None:
         flying, self._flying = self._flying, {}
+        self._give_up(*flying)
         for _, commands in flying.values():
             for command in commands:
                 _errback(command.result, reason)
+
+    def _give_up(self, *numbers: int) -> None:
+        """Remember entries of which nobody waits to hear any more."""
+        self._given_up.update(dict.fromkeys(numbers))
+        while len(self._given_up) > _GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
 
     # -- IQueueFollower
 
@@ -191,12 +209,17 @@ class Replica:
         self._inbox.clear()
         try:
             self.machine.restart(checkpoint)
-        except ValueError:
-            raise Conflict("the state of the queue was saved by another version of the gateway") from None
+        except (ValueError, LookupError, TypeError):
+            refusal = Conflict("the state of the queue was saved by another version of the gateway, or is damaged")
+            self._gone(self)
+            self.close(refusal)
+            raise refusal from None
         self._bodies.forget(self)
         self._tail = self._tail_bytes = 0
         # Their entries may lie before the checkpoint, and nothing will tell.
         self._fail_flying(BusUnavailable())
+        if self._batch:
+            self._clock.callLater(0, self._look)
 
     def entries(self, entries: Sequence[LogEntry]) -> None:
         self._inbox.extend(entries)
@@ -260,10 +283,11 @@ class Replica:
             self._measure(entry.time, written)
             done += zip(mine, results, strict=True)
             return
-        # Given up before it came: what it took goes back.
-        for result in results:
-            if isinstance(result, Handout):
-                self._give_back(result.grants)
+        if number in self._given_up:  # else it was answered, before the state began anew
+            del self._given_up[number]
+            for result in results:
+                if isinstance(result, Handout):
+                    self._give_back(result.grants)
 
     def _measure(self, time: int, written: int) -> None:
         """Learn of the bus's clock from an entry of ours: it was stored after it was written, and before now."""
@@ -322,6 +346,8 @@ class Replica:
 
     def _not_written(self, failure: Failure, number: int) -> None:
         _, commands = self._flying.pop(number, (0, ()))
+        if commands:
+            self._give_up(number)
         for command in commands:
             if not command.result.called:
                 command.result.errback(failure)
@@ -349,7 +375,8 @@ class Replica:
             return fail(RateLimited("too many receivers wait at this queue"))
         text = orjson.dumps(("r", limit, visibility, max_receives, retention, attempt))
         answer: Deferred[Handout] = Deferred(lambda _: self._leave(receiver))
-        receiver = _Receiver(limit, text, answer)
+        self._came += 1
+        receiver = _Receiver(self._came, limit, text, answer)
         if attempt is not None or (not self._receivers and self._offers() > 0):
             if wait > 0:
                 receiver.timeout = self._clock.callLater(wait, self._expire, receiver)
@@ -387,7 +414,8 @@ class Replica:
             self._answer(receiver, handout)
         elif not self._closed:
             self._not_before = self._clock.seconds() + _AGAIN_SECONDS
-            self._receivers.appendleft(receiver)
+            before = sum(1 for _ in takewhile(lambda one: one.number < receiver.number, self._receivers))
+            self._receivers.insert(before, receiver)
         else:
             self._answer(receiver, BusUnavailable())
         if not self._applying:

@@ -210,6 +210,7 @@ class Queues:
         """
 
         async def change() -> QueueDescription:
+            check_name(name)
             before = await self._directory.find(namespace, name)
             config = QueueConfig.parse(name, changes, before.config)
             if config.dead_letter != before.config.dead_letter:
@@ -220,7 +221,6 @@ class Queues:
                 lambda one: attrs.evolve(one, config=QueueConfig.parse(name, changes, one.config)),
             )
 
-        check_name(name)
         return Deferred.fromCoroutine(change())
 
     def edit(
@@ -323,6 +323,8 @@ class Queues:
             replica = await self.opened.get(namespace, name)
         else:
             replica.touch()
+        if replica.log is None or not replica.log.available:
+            raise BusUnavailable()
         return replica, description.config
 
     # -- sending

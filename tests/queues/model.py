@@ -95,7 +95,8 @@ class Model:
         return ""
 
     def _standard(self, visible: list[Held], limit: int, bodies: Sequence[str], moved: Collection[str]) -> str:
-        expected, dead = [], []
+        expected: list[str] = []
+        dead: list[str] = []
         for one in visible:
             if len(expected) == limit:
                 break

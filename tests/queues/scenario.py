@@ -90,12 +90,14 @@ class _TimedLog:
         self._log = log
         self._clock = clock
         self.incarnation = log.incarnation
+        self.available = True
         self.largest = log.largest - 32
         self.read, self.save, self.close = log.read, log.save, log.close
 
     def append(self, head: bytes, payload: bytes = b"") -> Deferred[int]:
         """A little later, so that commands of the same moment go together."""
-        return deferLater(self._clock, 0, self._append, head, payload)
+        later: Deferred[None] = deferLater(self._clock, 0)
+        return later.addCallback(lambda _: self._append(head, payload))
 
     def _append(self, head: bytes, payload: bytes) -> Deferred[int]:
         time = b"%d " % int(self._clock.seconds() * 1_000_000_000)
