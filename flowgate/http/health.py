@@ -28,6 +28,30 @@ def metrics_text(counts: dict[tuple[str, str], int], gauges: dict[str, int]) -> 
     return "\n".join(lines) + "\n"
 
 
+async def welcome(request: Request) -> Answer:
+    """Say what this is, and where to go on."""
+    return json_answer(
+        {
+            "name": "Flow-Gate",
+            "version": __version__,
+            "links": {
+                "token": "/token/",
+                "publish": "/api/v1/publish",
+                "subscribe": "/api/v1/subscribe",
+                "retained": "/api/v1/retained",
+                "websocket": "/ws",
+                "mqtt": "/mqtt",
+                "queues": "/api/v1/queues",
+                "sqs": "/sqs",
+                "jwks": "/.well-known/jwks.json",
+                "health": "/healthz",
+                "ready": "/readyz",
+                "metrics": "/metrics",
+            },
+        }
+    )
+
+
 class Health:
     """Tells operators and their machines how this node is."""
 
@@ -37,32 +61,11 @@ class Health:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/", self.root),
+            Route("GET", "/", welcome),
             Route("GET", "/healthz", self.alive),
             Route("GET", "/readyz", self.ready),
             Route("GET", "/metrics", self.metrics),
         ]
-
-    async def root(self, request: Request) -> Answer:
-        return json_answer(
-            {
-                "name": "Flow-Gate",
-                "version": __version__,
-                "links": {
-                    "token": "/token/",
-                    "publish": "/api/v1/publish",
-                    "subscribe": "/api/v1/subscribe",
-                    "retained": "/api/v1/retained",
-                    "websocket": "/ws",
-                    "mqtt": "/mqtt",
-                    "queues": "/api/v1/queues",
-                    "jwks": "/.well-known/jwks.json",
-                    "health": "/healthz",
-                    "ready": "/readyz",
-                    "metrics": "/metrics",
-                },
-            }
-        )
 
     async def alive(self, request: Request) -> Answer:
         return json_answer({"status": "alive"})

@@ -91,6 +91,6 @@ def make_site(
         QueueCalls(queues, credentials),
         Administration(keyring, admin_token),
     )
-    routes: list[Route] = [route for room in rooms for route in room.routes()]
-    routes += further
-    return FlowGateSite(Root(routes, websockets, draining), gateway.limits, clock)
+    routes = {(route.method, route.path): route for room in rooms for route in room.routes()}
+    routes.update(((route.method, route.path), route) for route in further)  # these know what else a path is for
+    return FlowGateSite(Root(list(routes.values()), websockets, draining), gateway.limits, clock)

@@ -18,6 +18,7 @@ from flowgate.auth.permissions import Principal
 from flowgate.errors import Internal, InvalidParameter, InvalidToken, NotFound, Refused
 from flowgate.http.answers import Answer, Route, wrong_method
 from flowgate.http.bodies import media_type
+from flowgate.http.health import welcome
 from flowgate.http.request import Request
 from flowgate.queues.service import Queues
 from flowgate.sqs.call import Call
@@ -156,10 +157,12 @@ class SqsCalls:
 
     async def call(self, request: Request, **parts: object) -> Answer:
         """Answer a request of either protocol."""
+        path, _, query = request.uri.partition(b"?")
+        if path == b"/" and request.method != b"POST" and b"Action=" not in query:
+            return await welcome(request)
         if request.method == b"HEAD":
             return wrong_method(request, "GET, POST")  # it would do something and not show it
         headers = {name.lower(): values for name, values in request.requestHeaders.getAllRawHeaders()}
-        path, _, query = request.uri.partition(b"?")
         asked = _protocol(request, path, query, headers)
         try:
             principal, region = self._authenticate(request, path, query, headers)

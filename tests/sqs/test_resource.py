@@ -141,11 +141,12 @@ class OtherTests(SqsCase):
     """What is neither protocol."""
 
     def test_browser(self) -> None:
-        """A browser is told where it is, as everywhere."""
-        for path in ("/", "/sqs"):
-            answer = self.gateway.exchange("GET", ENDPOINT + path, {}, b"")
-            self.assertEqual((answer.status, answer.headers["Content-Type"]), (404, "application/problem+json"))
-            self.assertIn("SQS", answer.json()["detail"])
+        """A browser is told where it is: the gateway says who it is, and what else there is."""
+        answer = self.gateway.exchange("GET", f"{ENDPOINT}/", {}, b"")
+        self.assertEqual((answer.status, answer.json()["name"]), (200, "Flow-Gate"))
+        answer = self.gateway.exchange("GET", f"{ENDPOINT}/sqs", {}, b"")
+        self.assertEqual((answer.status, answer.headers["Content-Type"]), (404, "application/problem+json"))
+        self.assertIn("SQS", answer.json()["detail"])
 
     def test_other_methods(self) -> None:
         """HEAD does nothing, though GET would."""
