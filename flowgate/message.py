@@ -181,9 +181,9 @@ class RetainedPage:
 class LogEntry:
     """An entry of a queue's log.
 
-    :ivar sequence: its place; entries have no gaps between them when they are new, and are never renumbered.
+    :ivar sequence: its place: it grows from entry to entry, not by one each time.
     :ivar time: when it was stored, by the bus's clock, in nanoseconds since 1970 UTC.
-    :ivar head: what the queue's state machine reads; empty for an entry that is not for it.
+    :ivar head: what the queue's state machine reads.
     :ivar payload: the bodies of messages, or ``None`` if it was not read along.
     """
 

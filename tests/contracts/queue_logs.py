@@ -529,7 +529,9 @@ class QueueLogsContract:
         """While the bus is away everything fails at once."""
         log, _ = await self.made()
         (message,), _ = await self.filled(log, 0, 1)
+        self.assertTrue(log.available)
         await self.go_away()
+        self.assertFalse(log.available)
         for call in (
             log.append(b"e1"),
             log.read([message]),
@@ -540,6 +542,7 @@ class QueueLogsContract:
         ):
             await self.assertFailure(call, BusUnavailable)
         await self.come_back()
+        self.assertTrue(log.available)
 
     async def test_comes_back(self) -> None:
         """A follower goes on where it was once the bus is back."""

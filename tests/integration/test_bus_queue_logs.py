@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from flowgate.bus import queue_following, queue_reading, wire
+from flowgate.bus import queue_following, queue_logs, queue_reading, wire
 from flowgate.bus.bridge import IConnectionListener, NatsConnection, to_deferred
 from flowgate.bus.link import Link
 from flowgate.bus.queue_logs import JetStreamQueueLog, JetStreamQueueLogs, stream_name
@@ -179,6 +179,7 @@ class JetStreamQueueLogsTests(QueueLogsContract, TestCase):
         await self.eventually(lambda: len(second.taken) == 21)
         await self.eventually(lambda: len(first.taken) == 21)
         self.assertEqual(first.places, second.places)
+        await self.eventually(lambda: two.following._live)
         await one.append(b"m100", b"body")
         await self.eventually(lambda: second.heads[-1:] == [b"m100"])
         self.assertEqual(second.taken[-1].payload, b"body")
@@ -196,6 +197,14 @@ class JetStreamQueueLogsTests(QueueLogsContract, TestCase):
         await one.append(b"e2")
         await self.eventually(lambda: second.heads == [b"e1", b"e2"])
         self.assertEqual(len(second.restarts), 1)
+
+    async def test_removal_is_told(self) -> None:
+        """Nodes need not look to learn that a queue was removed."""
+        self.patch(queue_logs, "_TICK_SECONDS", 3600)
+        await self.made()
+        _, second = await self.opened(self.two)
+        await self.one.delete(HERE, "q")
+        await self.eventually(lambda: bool(second.told))
 
     async def test_removed_unseen(self) -> None:
         """A stream that somebody else removed is noticed by who appends, and after a while by all."""
@@ -259,32 +268,67 @@ class JetStreamQueueLogsTests(QueueLogsContract, TestCase):
         saving = [one.save(bytes(700_000), upto), two.save(bytes(700_000), upto)]
         kept = [await call for call in saving]
         self.assertEqual(sum(kept), 1)
+        self.assertEqual((await self.held())["c"], 3)  # what the other one wrote is gone already
         upto = await one.append(b"e2")
         while not await one.save(b"state", upto):
             pass
         await one.trim(upto, upto + 1, [])
         self.assertEqual(await self.held(), {"c": 1, "p": 1})
 
+    async def test_overtaken(self) -> None:
+        """Who opens a log that is trimmed while it is read begins anew, and has what the others have."""
+        self.patch(queue_reading, "_BATCH", 100)
+        one, first = await self.made()
+        messages, others = await self.filled(one, 0, 600)
+        trims = [(others[400], messages[300]), (others[-1], messages[500])]
+
+        class Slow(queue_reading.Heads):
+            def more(self) -> Deferred[Any]:
+                self._slow: Deferred[Any] = Deferred.fromCoroutine(self._more())
+                return self._slow
+
+            def close(self) -> None:
+                super().close()
+                self._slow.addErrback(lambda _: None)
+
+            async def _more(self) -> Any:
+                if trims and second.taken and len(second.restarts) + len(trims) == 3:
+                    upto, begin = trims.pop(0)
+                    assert await one.save(b"%d" % upto, upto), "another node saves"
+                    await one.trim(upto, begin, messages[550:])
+                return await super().more()
+
+        self.patch(queue_following, "Heads", Slow)
+        second = Follower()
+        await self.two.open(HERE, "q", second)
+        self.assertEqual(trims, [])
+        upto = others[-1]
+        self.assertEqual([place for _, place in second.restarts], [0, others[400], upto])
+        self.assertEqual([entry.sequence for entry in second.taken], messages[500:550])
+        await one.append(b"e99")
+        await self.eventually(lambda: second.heads[-1:] == [b"e99"])
+        await self.eventually(lambda: first.heads[-1:] == [b"e99"])
+        self.assertEqual(second.places[-1], first.places[-1])
+
     async def test_checkpoints_while_opening(self) -> None:
         """Who opens a log while others keep checkpoints and trim has what they have."""
         self.patch(queue_reading, "_BATCH", 50)
         one, first = await self.made()
         await self.filled(one, 0, 300)
-        state = 0
         for number in range(10):
             opening = self.opened(self.two)
             messages, others = await self.filled(one, 300 + 20 * number, 320 + 20 * number)
             self.assertTrue(await one.save(b"%d" % number, others[-1]))
             await one.trim(others[-1], messages[10], [])
             later, second = await opening
-            await one.append(b"e")
-            await self.eventually(lambda: len(first.heads) == 600 + (number + 1) * 41)  # noqa: B023
-            await self.eventually(lambda: second.heads[-1:] == [b"e"])  # noqa: B023
+            await one.append(b"e%d last" % number)
+            for follower in (first, second):
+                last = [b"e%d last" % number]
+                await self.eventually(lambda: follower.heads[-1:] == last)  # noqa: B023
             upto = second.restarts[-1][1]
             self.assertEqual(
                 [one for one in second.places if one[0] > upto], [one for one in first.places if one[0] > upto]
             )
-            state += upto == others[-1]
             later.close()
 
     async def test_grows_faster_than_it_may_wait(self) -> None:
