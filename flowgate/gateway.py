@@ -6,10 +6,10 @@ The adapters of all protocols call this room and nothing below it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from flowgate.subscriber import Turn
 
 _log = Logger()
+
+_PIECE: Final = 1000  # messages that are held back together, while a queue that has subscribed cannot follow
+_T = TypeVar("_T")
 
 EARLIEST = "earliest"
 """The cursor text for everything that history holds."""
@@ -154,15 +157,18 @@ class Gateway:
 
     # -- publishing
 
-    def publish_unacknowledged(self, route: Route, run: Run) -> None:
+    def publish_unacknowledged(self, route: Route, run: Run) -> Deferred[None] | None:
         """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it.
 
         With :attr:`Run.retain` its last message is kept as the retained one, as far as possible too.
+
+        :returns: ``None``; or a Deferred: until it fires, a queue that has subscribed cannot follow this publisher.
         """
         run.recorded = self._bus.send(run, route.history or (self._groups.any and self._groups.wants(run.topic)))
         self._router.deliver(run)
         if run.retain:
             self._retaining.keep(run)
+        return self._groups.room(run.topic, run.count, True) if run.recorded and self._groups.any else None
 
     def publish_run(self, run: Run) -> Deferred[None]:
         """Store a run at the lowest cost per message; subscribers get it from the bus.
@@ -170,7 +176,32 @@ class Gateway:
         :returns: a Deferred, fired once all of it is stored, and with :attr:`Run.retain` its last message retained.
         :raises BusUnavailable: through the Deferred.
         """
+        if not self._groups.any:
+            return self._publish_run(run)
+        if run.count <= _PIECE or not self._groups.wants(run.topic):
+            return self._when_followed(run.topic, run.count, lambda: self._publish_run(run))
+        pieces = [
+            self._when_followed(piece.topic, piece.count, lambda piece=piece: self._publish_run(piece))  # type: ignore[misc]
+            for piece in run.pieces(_PIECE)
+        ]
+        stored = gatherResults(pieces, consumeErrors=True)
+        return stored.addCallbacks(lambda _: None, lambda failure: failure.value.subFailure)
+
+    def _publish_run(self, run: Run) -> Deferred[None]:
         return self._retaining.publish_run(run) if run.retain else self._bus.publish(run)
+
+    def _when_followed(self, topic: Topic, count: int, publish: Callable[[], Deferred[_T]]) -> Deferred[_T]:
+        """Publish as soon as the queues that have subscribed can follow: history would lose what they cannot take."""
+        groups = self._groups
+
+        def stored(result: _T) -> _T:
+            groups.stored(topic, count)
+            return result
+
+        room = groups.room(topic, count)
+        if room is None:
+            return publish().addBoth(stored)
+        return room.addCallback(lambda _: publish().addBoth(stored))
 
     def publish(
         self,
@@ -193,10 +224,14 @@ class Gateway:
         :raises BusUnavailable: through the Deferred.
         """
         self.check_size(len(payload))
-        age = route.age if ttl is None else ttl
-        if retain:
-            return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl)
-        return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
+
+        def publish() -> Deferred[Stored]:
+            age = route.age if ttl is None else ttl
+            if retain:
+                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl)
+            return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
+
+        return self._when_followed(route.topic, 1, publish) if self._groups.any else publish()
 
     def publish_again(
         self, route: Route, payload: bytes, *, message_id: str, qos: int, retain: bool, late: bool

@@ -146,6 +146,20 @@ class Run:
             retain=self.retain,
         )
 
+    def pieces(self, most: int) -> list[Run]:
+        """The run as several of at most so many messages each; for one that does not come from the stream."""
+        return [
+            Run(
+                self.topic,
+                self.payloads[start : start + most],
+                qos=self.qos,
+                ttl=self.ttl,
+                retain=self.retain,
+                message_ids=self.message_ids[start : start + most],
+            )
+            for start in range(0, self.count, most)
+        ]
+
     def __repr__(self) -> str:
         return f"<Run {self.count} on {self.topic.shown(True)} qos={self.qos}>"
 

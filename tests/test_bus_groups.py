@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.bus import groups
+from flowgate.bus import group, groups
 from flowgate.bus.groups import LinkGroups
 from flowgate.bus.link import Link
 from flowgate.bus.peers import LinkPeers
@@ -102,11 +102,11 @@ class LinkGroupsTests(SynchronousTestCase):
 
     def test_largest_request(self) -> None:
         """A member that wants very many is given them by several requests."""
-        self.join(groups.MAX_BATCH + 7)
+        self.join(group.MAX_BATCH + 7)
         ((first, _),) = self.requests()
         self.deliver(*numbered(0, first))
         ((second, _),) = self.requests()
-        self.assertEqual((first, second), (groups.MAX_BATCH, 7))
+        self.assertEqual((first, second), (group.MAX_BATCH, 7))
 
     def test_silence(self) -> None:
         """A request without heartbeats is made again; what comes by both beyond the member's wish is given back."""

@@ -17,7 +17,7 @@ from flowgate.bus.memory_topics import MemoryBus
 from flowgate.errors import BusUnavailable, MessageTooLarge, NotFound
 from flowgate.interfaces import IGroupMember
 from flowgate.message import Run
-from flowgate.queues import subscribing
+from flowgate.queues import subscription
 from flowgate.queues.model import (
     Outgoing,
     QueueConfig,
@@ -249,8 +249,8 @@ class SubscribingTests(TestCase):
             store()
             deferred.callback(None)
         self.settle()
-        self.assertLessEqual(max(len(messages) for messages, _ in self.queues.deposits), subscribing.BATCH)
-        self.assertEqual(sum(len(messages) for messages, _ in self.queues.deposits[:3]), subscribing.AT_ONCE)
+        self.assertLessEqual(max(len(messages) for messages, _ in self.queues.deposits), subscription.BATCH)
+        self.assertEqual(sum(len(messages) for messages, _ in self.queues.deposits[:3]), subscription.AT_ONCE)
         self.assertEqual(self.queues.bodies, [str(number) for number in range(900)])
         self.assertEqual(self.one.deposited, 1100)
 
@@ -262,11 +262,11 @@ class SubscribingTests(TestCase):
         for _ in range(7):
             self.publish("a", *[large] * 10)
             for messages, _ in self.queues.deposits:
-                self.assertLessEqual(sum(len(message.body) for message in messages), subscribing.BATCH_BYTES)
+                self.assertLessEqual(sum(len(message.body) for message in messages), subscription.BATCH_BYTES)
         self.queues.held = []
         for _ in range(60):
             self.publish("a", *[large] * 10)
-        self.assertLess(len(self.queues.held) * 400_000, 1.5 * subscribing.AT_ONCE_BYTES)
+        self.assertLess(len(self.queues.held) * 400_000, 1.5 * subscription.AT_ONCE_BYTES)
 
     def test_too_large(self) -> None:
         """A message that the queue does not take for its size is dropped, counted and logged; others arrive."""
@@ -389,7 +389,7 @@ class SubscribingTests(TestCase):
         self.settle()
         self.publish("a", b"1")
         self.assertEqual(self.queues.bodies, ["0", "1"])
-        self.settle(subscribing.CONFIRM_SECONDS)
+        self.settle(subscription.CONFIRM_SECONDS)
         self.publish("a", b"2")
         self.assertEqual(self.queues.bodies, ["0", "1", "2"])
 
@@ -399,7 +399,7 @@ class SubscribingTests(TestCase):
         self.one.prepare(SHOP, Q, "alice_shop_a")
         self.settle()
         self.assertEqual(len(self.groups()), 1)
-        self.settle(subscribing.CONFIRM_SECONDS)
+        self.settle(subscription.CONFIRM_SECONDS)
         self.assertEqual(self.groups(), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -410,7 +410,7 @@ class SubscribingTests(TestCase):
         self.queues.listeners.clear()
         self.queues.subscribe(Q, "alice_shop_a")
         self.publish("a", b"0")
-        self.settle(subscribing.CONFIRM_SECONDS)
+        self.settle(subscription.CONFIRM_SECONDS)
         self.assertEqual(self.queues.bodies, ["0"])
 
     def test_prepare_again(self) -> None:
@@ -533,5 +533,5 @@ class SubscribingTests(TestCase):
         """A subscription is a member of a group."""
         self.make()
         for subscriptions in self.one._subscriptions.values():
-            for subscription in subscriptions.values():
-                self.assertTrue(verifyObject(IGroupMember, subscription))
+            for one in subscriptions.values():
+                self.assertTrue(verifyObject(IGroupMember, one))

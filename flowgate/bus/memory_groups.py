@@ -10,6 +10,7 @@ from typing import TypeAlias
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from flowgate.bus.holding import MOST, Holding, Progress
@@ -136,10 +137,14 @@ class _Group:
         )
 
     def _progress(self) -> Deferred[Progress]:
+        # In a later turn, in which everything that is stored now has come here.
+        return deferLater(self._hub.clock, 0).addCallback(lambda _: deferLater(self._hub.clock, 0, self._count))
+
+    def _count(self) -> Progress:
         if not self._hub.bus.available:
-            return fail(BusUnavailable())
+            raise BusUnavailable()
         undone = sum(len(one.held) for one in self.members)
-        return succeed(Progress(len(self._items) + undone, self._taken - undone))
+        return Progress(len(self._items) + undone, self._taken - undone)
 
     def begun(self) -> Deferred[None]:
         begun: Deferred[None] = Deferred()

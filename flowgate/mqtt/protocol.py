@@ -454,7 +454,10 @@ class MqttProtocol(Protocol):
             if not packet.retain:
                 # What came in is, byte for byte, what goes out to clients that use the same form of the name.
                 run.preset(_FORMS[route.full], packet.body)
-            gateway.publish_unacknowledged(route, run)
+            room = gateway.publish_unacknowledged(route, run)
+            if room is not None:
+                # Read no further until then.
+                self._promise(room.addErrback(lambda _: None), b"", gateway.limits.unacknowledged_messages + 1)
         elif qos == 1:
             run = Run(
                 route.topic, count=packet.count, split=packet.payloads, qos=1, ttl=route.age, retain=packet.retain

@@ -47,7 +47,7 @@ class Receipts:
         return hmac.new(self._key, whole, hashlib.sha256).digest()[:_MAC_BYTES]
 
     def issue(self, namespace: Namespace, name: str, receipt: Receipt) -> str:
-        """Write a receipt; of URL-safe characters, and a letter first, so that no command line takes it for an option."""
+        """Write a receipt, of URL-safe characters: a letter first, so that no command line takes it for an option."""
         text = f"{receipt.incarnation}.{receipt.place:x}.{receipt.number:x}".encode()
         return base64.urlsafe_b64encode(text + self._mac(namespace, name, text)).rstrip(b"=").decode()
 

@@ -12,6 +12,9 @@ subscriptions of one queue match is in it once.
 **In order** per topic in a FIFO queue: its groups are ordered ones, and a topic is a message group.  In a standard
 queue messages are roughly in order.
 
+**No faster than the queue.**  History keeps a bounded number of messages of each topic, so who publishes faster than
+that can be deposited is slowed down (:meth:`~flowgate.interfaces.IGroups.room`).
+
 **What cannot be deposited** now is given back to the group, and a moment later this node takes part again.  What never
 can, since the queue takes only smaller messages, is dropped, counted and logged: it must not keep back the others.
 """
@@ -33,7 +36,6 @@ from flowgate.queues.subscription import Group, Subscription
 from flowgate.topics import Namespace
 
 _log = Logger()
-
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -98,7 +100,7 @@ class QueueSubscriptions:
     def prepare(self, home: Namespace, name: str, filter_: str) -> Deferred[None]:
         """See to it that what is published from now on will be given to a queue, once it is said to have subscribed.
 
-        That is to happen within :data:`CONFIRM_SECONDS`, or it is forgotten.  Unacknowledged messages (QoS 0) that
+        That is to happen within a minute, or it is forgotten.  Unacknowledged messages (QoS 0) that
         another node takes are stored for the queue as soon as that node has heard of it, which takes as long as a
         message from one node to another.
 

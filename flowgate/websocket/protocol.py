@@ -411,7 +411,12 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._route = None
             self._gateway.meter.add("messages_in", "websocket", len(payloads))
             self._account.received += len(payloads)
-            self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age))
+            room = self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age))
+            if room is not None:
+                owed = self._gateway.limits.unacknowledged_messages + 1  # read no further until then
+                self._owed += owed
+                room.addErrback(lambda _: None).addCallback(lambda _: self._settled(None, owed))
+                self._update_reading()
 
     def _publish_acknowledged(self, route: Route, frame: Publish) -> None:
         self._gateway.meter.add("messages_in", "websocket")
@@ -436,8 +441,8 @@ class WebSocketConnection(WebSocketServerProtocol):
             reason = Internal()
         self.send(frames.error(reason, id_))
 
-    def _settled(self, result: object) -> object:
-        self._owed -= 1
+    def _settled(self, result: object, count: int = 1) -> object:
+        self._owed -= count
         if not self._reading:
             self._update_reading()
         self._finish_draining()

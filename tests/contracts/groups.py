@@ -73,6 +73,7 @@ class GroupsContract:
     assertFalse: Any
     assertFailure: Any
     assertGreaterEqual: Any
+    assertLessEqual: Any
     assertIsInstance: Any
 
     # -- to be provided
@@ -396,6 +397,7 @@ class GroupsContract:
         published = 0
         while (held := node.room(topic, 10)) is None:
             await self.publish(topic.name, numbered(published, published + 10))
+            node.stored(topic, 10)
             published += 10
             self.assertLessEqual(published, MOST_AHEAD)
         return published, held
@@ -406,10 +408,14 @@ class GroupsContract:
         member = await self.join(self.one, durable=True)
         published, held = await self.ahead(self.one, topic)
         fired: list[int] = []
+
+        def fire(_: None, number: int) -> None:
+            fired.append(number)
+
         waiting = [held, *filter(None, (self.one.room(topic, 1) for _ in range(3)))]
         self.assertEqual(len(waiting), 4)
         for number, one in enumerate(waiting):
-            one.addCallback(lambda _, number=number: fired.append(number))
+            one.addCallback(fire, number)
         self.assertEqual(self.one.room(other, 1), None)
         await self.eventually(lambda: True)
         self.assertEqual(fired, [])

@@ -198,7 +198,10 @@ class LinkGroupsTests(GroupsContract, TestCase):
         self.assertEqual(late.payloads, numbered(0, 3))
 
     async def test_durable_group_survives_the_server(self) -> None:
-        """What was stored for a durable group before its nodes and the server died is given afterwards, once."""
+        """What was stored for a durable group before its nodes and the server died is given afterwards.
+
+        What was done in the last moments before that may be given again: the server had not written it down.
+        """
         member = await self.join(self.one, 2, durable=True)
         await self.publish("a", numbered(0, 5))
         await self.until(member, 2)
@@ -209,8 +212,8 @@ class LinkGroupsTests(GroupsContract, TestCase):
         await self.go_away()
         await self.come_back()
         late = await self.join(self.two, 9, durable=True)
-        await self.until(late, 3)
-        self.assertEqual(late.payloads, numbered(2, 5))
+        await self.done(late.until(lambda: set(late.payloads) >= set(numbered(2, 5))))
+        self.assertEqual(len(set(late.payloads)), len(late.payloads))
 
     async def test_forget_what_was_made_anew(self) -> None:
         """A node that is late to forget a group leaves the one that was made since then alone."""
