@@ -30,7 +30,7 @@ from flowgate.auth.permissions import Grants, Principal
 from flowgate.auth.tokens import REVOKED, TokenService
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
 from flowgate.bus.memory_peers import MemoryPeers, MemoryPeersHub
-from flowgate.bus.memory_queues import MemoryQueues
+from flowgate.bus.memory_queue_logs import MemoryQueueLogs
 from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
@@ -174,7 +174,7 @@ class _Tests(SynchronousTestCase):
             ("LinkPeers", lambda link, shared: MemoryPeers(MemoryPeersHub(self.reactor))),
             ("LinkGroups", lambda reactor, link, peers: MemoryGroups(MemoryGroupsHub(reactor, self.bus))),
             ("JetStreamRetained", lambda reactor, link, replicas: MemoryRetained(reactor)),
-            ("JetStreamQueues", lambda nats, replicas: MemoryQueues(self.reactor)),
+            ("JetStreamQueueLogs", lambda reactor, link, nats, replicas: MemoryQueueLogs(reactor)),
             ("Connections", lambda limit: self.connections),
         ):
             self.patch(service, name, made)

@@ -371,6 +371,8 @@ class Replica:
         :param wait: seconds to wait for a first message.
         :returns: a Deferred of :class:`Handout`, whose ``moving`` were moved.
         """
+        if self._closed:
+            return fail(BusUnavailable())
         if len(self._receivers) >= MAX_RECEIVERS:
             return fail(RateLimited("too many receivers wait at this queue"))
         text = orjson.dumps(("r", limit, visibility, max_receives, retention, attempt))

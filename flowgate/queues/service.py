@@ -277,7 +277,8 @@ class Queues:
 
         async def remove() -> None:
             check_name(name)
-            await self._directory.find(namespace, name, fresh=True)
+            with contextlib.suppress(Conflict):  # one that cannot be read can be removed
+                await self._directory.find(namespace, name, fresh=True)
             await self._redrives.forget(namespace, name)
             with contextlib.suppress(NotFound):  # an earlier removal went half the way
                 await self._logs.delete(namespace, name)

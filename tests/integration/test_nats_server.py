@@ -18,15 +18,12 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from flowgate.bus import launcher, server
 from flowgate.bus.bridge import NatsConnection
-from flowgate.bus.queues import JetStreamQueues
+from flowgate.bus.kv import JetStreamStore
 from flowgate.bus.server import NatsServer, ServerConfig, command_line, find_server
 from flowgate.errors import StartError
-from flowgate.message import QueueMessage
-from flowgate.topics import Namespace
 from tests.integration.away import Away
 
 reactor = IReactorTime(_reactor)
-HERE = Namespace("alice", "shop")
 
 _GATEWAY = """
 import pathlib, sys
@@ -119,9 +116,9 @@ class NatsServerTests(TestCase):
             made = self.server(durability)
             await made.start()
             connection = await self.connect(made.url)
-            queues = JetStreamQueues(connection)
-            await queues.create(HERE, durability, 60)
-            self.assertEqual(await queues.send(HERE, durability, [QueueMessage("1", b"x")]), [1])
+            store = JetStreamStore(connection)
+            await store.put("FG_TEST", durability, b"x")
+            self.assertIsNotNone(await store.get("FG_TEST", durability))
             await connection.stop()
             await made.stop()
 
@@ -177,18 +174,18 @@ class NatsServerTests(TestCase):
         made = self.server()
         await made.start()
         connection = await self.connect(made.url)
-        queues = JetStreamQueues(connection)
-        await queues.create(HERE, "q", 3600)
+        store = JetStreamStore(connection)
         for number in range(100):
-            await queues.send(HERE, "q", [QueueMessage(str(number), b"%d" % number)])
+            await store.put("FG_TEST", str(number), b"%d" % number)
         url, pid = made.url, made.pid
         away = Away(made, connection)
         await away.kill()
         await away.back()
         self.assertEqual(made.url, url)
         self.assertNotEqual(made.pid, pid)
-        stats = await queues.stats(HERE, "q")
-        self.assertEqual(stats.visible, 100)
+        for number in range(100):
+            entry = await store.get("FG_TEST", str(number))
+            self.assertEqual(entry and entry.value, b"%d" % number)
 
     async def test_stop_between_restarts(self) -> None:
         """A stop while a restart is due ends the matter."""
