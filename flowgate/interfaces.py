@@ -386,6 +386,8 @@ class IQueueFollower(Interface):
 
         :param checkpoint: what was given to :meth:`IQueueLog.save`; ``None`` for a log without any.
         :param upto: the sequence whose state ``checkpoint`` describes; 0 without one.
+        :raises Refused: if it cannot be used; :meth:`IQueueLogs.open` fails with that, and a log that is open tries
+            again later.
         """
 
     def entries(entries: Sequence[LogEntry]) -> None:

@@ -31,7 +31,7 @@ from flowgate.bus.queue_reading import (
 )
 from flowgate.bus.reading import History
 from flowgate.bus.wire import Message
-from flowgate.errors import BusUnavailable, NotFound, ProtocolViolation
+from flowgate.errors import BusUnavailable, NotFound, ProtocolViolation, Refused
 from flowgate.gate import Gate
 from flowgate.interfaces import IQueueFollower
 from flowgate.message import LogEntry
@@ -169,11 +169,11 @@ class Following:
         if isinstance(error, NotFound):
             self.remove()
             return
-        if not isinstance(error, BusUnavailable | CancelledError):
+        if not isinstance(error, Refused | CancelledError):
             self._log.failure("a queue's log cannot be read", failure)
         opened, self._opened = self._opened, None
         if opened is not None:
-            opened.errback(error if isinstance(error, BusUnavailable) else BusUnavailable())
+            opened.errback(error if isinstance(error, Refused) else BusUnavailable())
         # Whoever was open before tries again at the next tick, or when the link comes back.
 
     # -- time

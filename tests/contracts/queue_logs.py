@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flowgate.errors import BusUnavailable, MessageTooLarge, NotFound
+from flowgate.errors import BusUnavailable, Conflict, MessageTooLarge, NotFound
 from flowgate.interfaces import IQueueFollower, IQueueLog, IQueueLogs
 from flowgate.message import LogEntry
 from flowgate.topics import Namespace
@@ -171,6 +171,17 @@ class QueueLogsContract:
             [follower.heads for follower in logs],
             [[f"{namespace.app} {name}".encode()] for namespace in spaces for name in names],
         )
+
+    async def test_restart_refused(self) -> None:
+        """A follower that cannot use a checkpoint says why, and so does the opening."""
+
+        class Refusing(Follower):
+            def restart(self, checkpoint: bytes | None, upto: int) -> None:
+                raise Conflict("of another version")
+
+        await self.one.create(HERE, "q")
+        error = await self.assertFailure(self.one.open(HERE, "q", Refusing()), Conflict)
+        self.assertEqual(error.detail, "of another version")
 
     # -- entries
 

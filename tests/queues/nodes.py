@@ -47,19 +47,22 @@ class LateLogs:
 
     def do(self, what: str, function: Callable[..., Any], *arguments: object) -> Deferred[Any]:
         """Call it now, or later."""
-        if not self.held:
+        if not self.held and not self.waiting:
             return maybeDeferred(function, *arguments)
         waiting: Deferred[Any] = Deferred()
         self.waiting.append((what, lambda: maybeDeferred(function, *arguments), waiting))
         return waiting
 
     def go_on(self, count: int | None = None) -> None:
-        """Do what is held, or the first of it, in order."""
-        some, self.waiting = self.waiting[:count], self.waiting[len(self.waiting[:count]) :]
-        for _, function, waiting in some:
+        """Do what is held, or the first of it, in order; and what that leads to, if they are not held any more."""
+        left = len(self.waiting) if count is None else count
+        while self.waiting and (left or not self.held):
+            _, function, waiting = self.waiting[0]
             done = function()
+            del self.waiting[0]
             if not waiting.called:
                 done.chainDeferred(waiting)
+            left = max(0, left - 1)
 
     def lose(self, *, stored: bool) -> None:
         """Fail what is held; though perhaps it was done."""
@@ -93,6 +96,10 @@ class LateLog:
         self._logs = logs
         self._log = log
         self.incarnation, self.largest, self.close = log.incarnation, log.largest, log.close
+
+    @property
+    def available(self) -> bool:
+        return self._log.available
 
     def append(self, head: bytes, payload: bytes = b"") -> Deferred[int]:
         self._logs.written.append((head, payload))
@@ -156,6 +163,11 @@ class QueuesTestCase(SynchronousTestCase):
     def done(self, deferred: Deferred[_T]) -> _T:
         return self.successResultOf(deferred)
 
+    def leave(self, deferred: Deferred[_T]) -> Deferred[_T]:
+        """Have nobody care for what becomes of it after the test."""
+        self.addCleanup(deferred.addErrback, lambda _: None)
+        return deferred
+
     def make(self, name: str = "q", **members: object) -> None:
         self.done(self.queues.configure(HOME, name, members))
 
@@ -177,9 +189,11 @@ class QueuesTestCase(SynchronousTestCase):
         self, limit: int = 1, wait: int = 20, name: str = "q", node: Node | None = None, **options: Any
     ) -> Deferred[list[ReceivedMessage]]:
         """Begin to receive."""
-        return (node or self.one).queues.receive(HOME, name, limit, wait, **options)
+        return self.leave((node or self.one).queues.receive(HOME, name, limit, wait, **options))
 
-    def receive(self, limit: int = 1, name: str = "q", node: Node | None = None, **options: Any) -> list[ReceivedMessage]:
+    def receive(
+        self, limit: int = 1, name: str = "q", node: Node | None = None, **options: Any
+    ) -> list[ReceivedMessage]:
         """Receive what is there."""
         return self.done((node or self.one).queues.receive(HOME, name, limit, **{"wait": 0, **options}))
 
@@ -207,7 +221,7 @@ class QueuesTestCase(SynchronousTestCase):
         self.done(self.queues.change(HOME, name, changes))
 
 
-def said(messages: Sequence[ReceivedMessage]) -> list[str]:
+def said(messages: list[ReceivedMessage]) -> list[str]:
     """The bodies of messages."""
     return [one.body for one in messages]
 
