@@ -113,8 +113,9 @@ class RouteTests(SynchronousTestCase):
     def setUp(self) -> None:
         taken: list[Route] = []
         self.patch(site, "Root", lambda routes, *_: taken.extend(routes))
-        sqs = SqsCalls(Mock(), Mock(), Mock()).routes()
-        site.make_site(*(Mock() for _ in range(site.make_site.__code__.co_argcount - 1)), sqs)
+        arguments: list[Any] = [Mock() for _ in range(site.make_site.__code__.co_argcount)]
+        arguments[-1] = SqsCalls(Mock(), Mock(), Mock()).routes()
+        site.make_site(*arguments)
         self.routes = {(route.method, re.sub(r"<\w+:(\w+)>", r"<\1>", route.path)) for route in taken}
 
     def test_the_table_is_the_code(self) -> None:
