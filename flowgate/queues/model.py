@@ -110,13 +110,14 @@ class DeadLetter:
 DeadLetterAllow: TypeAlias = str | tuple[str, ...]
 """``all``, ``none``, or the names of the queues whose dead letters are taken, 10 at most."""
 
-_RANGES: Final = {
+RANGES: Final = {
     "visibility": (0, MAX_VISIBILITY),
     "delay": (0, MAX_DELAY),
     "receive_wait": (0, MAX_WAIT),
     "max_message_bytes": (1024, 1024 * 1024),
     "retention": (60, 1_209_600),
 }
+"""The least and the most of those members of a configuration that are whole numbers."""
 
 
 def _parse_dead_letter(value: object) -> DeadLetter | None:
@@ -219,8 +220,8 @@ class QueueConfig:
                 raise InvalidParameter(f"{member} is not a member of a queue's configuration")
             elif value is None:
                 values[member] = _DEFAULTS[member]
-            elif member in _RANGES:
-                values[member] = check_range(member, value, *_RANGES[member])
+            elif member in RANGES:
+                values[member] = check_range(member, value, *RANGES[member])
             elif member == "dead_letter":
                 values[member] = _parse_dead_letter(value)
             elif member == "dead_letter_allow":
@@ -245,7 +246,7 @@ class QueueConfig:
     def members(self) -> dict[str, object]:
         """The configuration as JSON members, as :meth:`parse` reads it."""
         members: dict[str, object] = {"type": "fifo" if self.fifo else "standard"}
-        for name in _RANGES:
+        for name in RANGES:
             members[name] = getattr(self, name)
         dead, allow = self.dead_letter, self.dead_letter_allow
         members["dead_letter"] = None if dead is None else {"queue": dead.queue, "max_receives": dead.max_receives}

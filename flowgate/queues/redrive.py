@@ -39,7 +39,7 @@ _BEAT_SECONDS: Final = 3.0
 _LOST_SECONDS: Final = 12.0
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 10
-_HIDDEN_MS: Final = 10_000  # shorter than a task is lost: whoever takes it over finds what was in the other's hands
+_HIDDEN_MS: Final = 7_000  # over before a task is lost, of which was last told some seconds earlier
 _RUNNING: Final = ("running", "cancelling")
 
 

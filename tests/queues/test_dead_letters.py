@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+import secrets
+
+from twisted.internet.defer import Deferred, fail
 
 from flowgate.errors import BusUnavailable
 from flowgate.queues.model import ReceiptExpired
@@ -122,12 +124,15 @@ class StandardTests(QueuesTestCase):
         self.one.replica("dead")
         dead = self.one.replica("dead").log
         failing: Deferred[int] = Deferred()
-        self.patch(dead, "append", lambda *_: failing)
+        answers = [failing]
+        self.patch(dead, "append", lambda *_: answers.pop() if answers else fail(BusUnavailable()))
         waiting = self.wait()
         self.assertNoResult(waiting)
         failing.errback(BusUnavailable())
         self.assertEqual(said(self.done(waiting)), ["y"])
         self.assertEqual((self.counts(), self.counts("dead")), ((0, 1, 0), (0, 0, 0)))
+        self.clock.pump([20] * 3)
+        self.assertEqual(self.counts("dead"), (0, 0, 0))
         del dead.append  # type: ignore[union-attr]
         self.clock.advance(25)
         self.assertEqual(self.counts("dead"), (1, 0, 0))
@@ -166,6 +171,25 @@ class StandardTests(QueuesTestCase):
         self.assertEqual(two.replica().machine.moving, {})
         self.assertEqual(self.counts("dead", two), (1, 0, 0))
 
+    def test_left_alone(self) -> None:
+        """What another node has just begun to move is left to it for a while."""
+        self.patch(secrets, "randbelow", lambda _: 0)
+        two = self.node()
+        two.replica()
+        self.wear_out("x")
+        self.one.queues.stop()
+        self.done(two.replica().command("r", 1, 0, 2))
+        self.clock.advance(5)
+        self.send("y", node=two)
+        self.receive(visibility=0, node=two)
+        self.done(two.queues.change(HOME, "q", {"dead_letter": dead_letter("dead", 1)}))
+        self.done(two.replica().command("r", 1, 0, 1))
+        self.assertEqual(len(two.replica().machine.moving), 2)
+        self.clock.advance(5)
+        self.assertEqual(self.bodies(name="dead", node=two), ["x"])
+        self.clock.advance(10)
+        self.assertEqual(self.bodies(name="dead", node=two), ["y"])
+
     def test_stays_open(self) -> None:
         """A queue with messages on their way is not closed for being idle."""
         self.wear_out("x")
@@ -184,8 +208,10 @@ class StandardTests(QueuesTestCase):
         for _ in range(2):
             self.receive(10, visibility=0)
         entries = self.shared._bus.logs[HOME, "q"].entries
+        two = self.node()
+        two.replica()
         del entries[min(entries)]
-        self.assertEqual(self.bodies(node=self.node()), [])
+        self.assertEqual(self.bodies(node=two), [])
         self.assertEqual(self.bodies(name="dead"), ["b"])
 
     def test_chain(self) -> None:

@@ -84,6 +84,7 @@ class ConfigureTests(QueuesTestCase):
         """A change to what is there is none."""
         self.make(visibility=3)
         self.clock.advance(10)
+        self.patch(self.store, "put", None)
         self.configure(visibility=3)
         self.assertEqual(self.done(self.queues.describe(HOME, "q")).modified_at, int(BEGIN))
 
@@ -327,10 +328,8 @@ class StoredTests(QueuesTestCase):
     def test_listeners(self) -> None:
         """Listeners are told of all there is, and of each change once."""
         self.make("a")
-        directory = self.directory()
-        self.done(directory.start())
         told: list[tuple[str, bool]] = []
-        directory.listen(lambda _, name, description: told.append((name, description is not None)))
+        self.queues._directory.listen(lambda _, name, description: told.append((name, description is not None)))
         self.make("b")
         self.configure("b", visibility=30)
         self.configure("b", visibility=31)

@@ -59,6 +59,12 @@ class StandardTests(MachineTestCase):
             self.send()
         self.assertEqual(len(set(self.places(10, 0))), 3)
 
+    def test_zero_goes_behind(self) -> None:
+        """What was hidden for no time stands behind those that are visible for longer."""
+        first, second = self.send(), self.send()
+        self.pass_(1)
+        self.assertEqual([self.places(1, 0) for _ in range(3)], [[first], [second], [first]])
+
     def test_delay(self) -> None:
         """A delayed message comes when its time has come, and is counted apart until then."""
         place = self.send(delay=5_000)
@@ -286,6 +292,14 @@ class RetentionTests(MachineTestCase):
         self.assertEqual(self.counts(61), (1, 0, 0))
         self.assertEqual(self.machine.oldest(), BEGIN)
 
+    def test_counted_when_due(self) -> None:
+        """Also what became visible, and then too old, since the last entry."""
+        self.send()
+        self.send(delay=30_000)
+        self.take()
+        self.pass_(61)
+        self.assertEqual(self.counts(61), (0, 0, 0))
+
     def test_sent_before(self) -> None:
         """A message that was sent elsewhere before it came here is as old as it was there."""
         self.send()
@@ -341,6 +355,16 @@ class LimitTests(MachineTestCase):
         self.pass_(30)
         self.assertEqual(self.machine.available(self.now), 3)
         self.assertEqual(len(self.take()), 3)
+
+    def test_no_room_by_delay(self) -> None:
+        """The end of a delay makes none."""
+        for _ in range(3):
+            self.send()
+        self.take()
+        self.send(delay=5_000)
+        self.pass_(5)
+        self.assertTrue(self.machine.full(self.now))
+        self.assertEqual(self.machine.available(self.now), 0)
 
     def test_hidden_for_no_time(self) -> None:
         """What is hidden for no time is not in flight."""

@@ -161,6 +161,15 @@ class FifoTests(MachineTestCase):
         place = self.send("a")
         self.assertEqual(self.places(), [place])
 
+    def test_change_keeps_blocked(self) -> None:
+        """A group stays blocked if the visibility of its message in flight is changed."""
+        first, second = self.send("a"), self.send("a")
+        self.take(1)
+        self.one("v", first, 1, 60_000)
+        self.assertEqual((self.places(), self.machine.offered), ([], 0))
+        self.one("d", first, 1)
+        self.assertEqual(self.places(), [second])
+
     def test_retention_unblocks(self) -> None:
         """A message in flight that becomes too old blocks its group no more."""
         self.send("a")
@@ -304,6 +313,18 @@ class AttemptTests(MachineTestCase):
         self.assertEqual(self.attempt(), [])
         self.pass_(60)
         self.assertEqual([grant.number for grant in self.attempt()], [3, 2])
+
+    def test_void_in_part(self) -> None:
+        """It is void if the last of its messages was deleted, too: nothing less is brought again."""
+        first = self.attempt()
+        self.one("d", first[1].place, first[1].number)
+        self.assertEqual(self.attempt(), [])
+
+    def test_void_by_time(self) -> None:
+        """An attempt whose messages are visible again receives anew."""
+        self.attempt()
+        self.pass_(30)
+        self.assertEqual([grant.number for grant in self.attempt()], [2, 2])
 
     def test_forgotten(self) -> None:
         """After five minutes an attempt is a new one."""

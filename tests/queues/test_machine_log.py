@@ -65,6 +65,13 @@ class LogTests(MachineTestCase):
         self.assertLess(len(message.group.line), 20)
         self.assertEqual(self.places(), [stays])
 
+    def test_bounded_groups(self) -> None:
+        """Nor with the number of groups that come and go while nobody receives."""
+        self.patch(machine, "_SLACK", 8)
+        for number in range(100):
+            self.one("d", self.send(f"g{number}"), 0)
+        self.assertLess(len(self.machine._rotation), 20)
+
 
 class UnknownTests(MachineTestCase):
     """Commands of a version to come."""
@@ -94,6 +101,13 @@ class CheckpointTests(MachineTestCase):
         self.assertEqual(len(fresh), len(self.machine))
         self.machine = fresh
         return fresh
+
+    def test_moving_from_elsewhere(self) -> None:
+        """A message that was received too often elsewhere, and is on its way, is on its way."""
+        place = self.send("a", receives=5, first=BEGIN)
+        self.one("r", 1, 0, 1)
+        self.same()
+        self.assertEqual((list(self.machine.moving), self.counts()), ([place], (0, 0, 0)))
 
     def test_taken(self) -> None:
         """When a message was received last is known."""

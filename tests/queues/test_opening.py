@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from flowgate.errors import BusUnavailable, NotFound, RateLimited
 from flowgate.queues import opening
+from flowgate.queues.directory import BUCKET
 from flowgate.queues.model import Outgoing
 from flowgate.queues.opening import IDLE_SECONDS
 from flowgate.queues.replica import Replica
@@ -194,12 +195,29 @@ class VisitTests(QueuesTestCase):
         self.done(self.queues.remove(HOME, "gone"))
         self.clock.pump([60] * 6)
         self.assertIsNone(self.queues.opened.opened(HOME, "q"))
+        self.assertEqual(list(self.queues.opened._visited), [(HOME, "q")])
         opens = self.one.logs.opens
         self.clock.pump([600] * 6 * 7)
         self.assertGreater(self.one.logs.opens, opens)
         log = self.shared._bus.logs[HOME, "q"]
         self.assertTrue(any(b'["x",60]' in entry.head for entry in log.entries.values()))
         self.assertEqual(len(self.one.replica().machine), 0)
+
+    def test_nothing_too_old(self) -> None:
+        """Nothing is written for a queue in which nothing is too old."""
+        self.make()
+        self.send("x")
+        written = len(self.one.logs.written)
+        self.clock.pump([60] * 4)
+        self.assertEqual(len(self.one.logs.written), written)
+
+    def test_removed_in_this_moment(self) -> None:
+        """A queue that is no longer configured, and still open, is left alone."""
+        self.make(retention=60)
+        self.send("x")
+        self.done(self.store.delete(BUCKET, "alice.shop.q"))
+        self.clock.pump([60] * 4)
+        self.assertEqual(len(self.one.logs.written), 1)
 
     def test_after_start(self) -> None:
         """A node that starts visits all queues, a few at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -248,6 +249,7 @@ class TaskTests(RedriveTestCase):
         self.kill(*"abc")
         self.start(max_per_second=1)
         self.done(self.queues.remove(HOME, "dead"))
+        self.assertEqual(self.queues._redrives._work, {})
         self.clock.pump([5] * 6)
         self.make("dead")
         self.assertEqual(self.tasks(), [])
@@ -307,6 +309,25 @@ class TakeOverTests(RedriveTestCase):
         self.clock.pump([1] * 25)
         self.assertEqual(self.bodies(node=self.two), list("abcdefgh"))
         self.assertEqual(self.tasks(self.two)[0].status, "completed")
+
+    def test_left_alone(self) -> None:
+        """A node that has not heard that another works at a task leaves it alone when it tries to take it."""
+        task = self.start(max_per_second=1)
+        self.two.queues._redrives._begin(HOME, "dead", task.id)
+        self.assertEqual(self.counts()[0], 1)
+        self.assertEqual(self.two.queues._redrives._work, {})
+
+    def test_one_takes_over(self) -> None:
+        """Only one of several nodes goes on with it."""
+        self.start(max_per_second=1)
+        self.queues.stop()
+        self.node()
+        moved = []
+        for _ in range(25):
+            self.clock.advance(1)
+            moved.append(self.counts(node=self.two)[0])
+        self.assertEqual(moved[-1], 8)
+        self.assertEqual(max(later - before for before, later in pairwise(moved)), 1)
 
     def test_not_taken_over(self) -> None:
         """A task whose node works at it, if slowly, is not taken over."""
@@ -382,5 +403,5 @@ class TakeOverTests(RedriveTestCase):
         self.assertEqual(self.tasks()[0].status, "completed")
 
     def test_hands(self) -> None:
-        """Messages are hidden for less than the time after which a task is taken over."""
-        self.assertLess(redrive._HIDDEN_MS, redrive._LOST_SECONDS * 1000)
+        """Messages are visible again before the task of whoever has taken them last is taken over."""
+        self.assertLess(redrive._HIDDEN_MS, (redrive._LOST_SECONDS - redrive._BEAT_SECONDS) * 1000)

@@ -317,6 +317,18 @@ class StatsTests(QueuesTestCase):
         for limit in (0, 1001):
             self.failureResultOf(self.queues.peek(HOME, "q", limit), InvalidParameter)
 
+    def test_bus_away(self) -> None:
+        """While the bus is away nothing is told that may have changed meanwhile."""
+        self.make()
+        self.send("x")
+        self.one.bus.go_away()
+        for refused in (
+            self.queues.stats(HOME, "q"),
+            self.queues.peek(HOME, "q"),
+            self.queues.receive(HOME, "q", wait=0),
+        ):
+            self.failureResultOf(refused, BusUnavailable)
+
     def test_purge(self) -> None:
         """A purge removes everything, and the receipts of what was in flight do nothing any more."""
         self.make()

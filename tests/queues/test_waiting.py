@@ -227,6 +227,26 @@ class WaitingTests(QueuesTestCase):
             self.clock.advance(0.01)
             self.assertEqual(said(self.done(receiver)), [str(number)])
 
+    def test_again_before_others(self) -> None:
+        """One that came too late is served before those that came after it, whether they wait or not."""
+        two = self.node()
+        first = self.wait()
+        self.one.logs.held = True
+        self.send("x", node=two)
+        second = self.wait()
+        self.bodies(node=two)
+        self.one.logs.held = False
+        self.one.logs.go_on()
+        self.send("a", node=two)
+        self.assertEqual(self.receive(), [])
+        third = self.wait()
+        self.assertEqual(len(self.one.logs.written), 1)
+        self.clock.advance(0.01)
+        self.assertEqual(said(self.done(first)), ["a"])
+        self.send("b", "c")
+        self.clock.advance(0.01)
+        self.assertEqual([said(self.done(one)) for one in (second, third)], [["b"], ["c"]])
+
     def test_no_more_than_needed(self) -> None:
         """A wait writes nothing until there is something to be had."""
         for _ in range(5):
