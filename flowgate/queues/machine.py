@@ -2,8 +2,6 @@
 
 Every node applies the same entries in the same order, with the times that the bus gave them, and so has the same
 state.  Nothing here may depend on anything else: no clock, no chance, no order of a set.
-
-Messages have *places*: the sequence of their entry, and which of its messages they are.
 """
 
 from __future__ import annotations
@@ -11,147 +9,34 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 from typing import Any, Final
 
-import attrs
 import orjson
+
+from flowgate.queues.held import (
+    HIDDEN,
+    Accepted,
+    Done,
+    Grant,
+    Group,
+    Handout,
+    Message,
+    State,
+    UnknownCommands,
+    place_of,
+)
+from flowgate.queues.remembered import Origins, Remembered
 
 MAX_IN_FLIGHT: Final = 120_000
 """Messages of one queue that are with receivers."""
 MAX_MESSAGES_IN_ENTRY: Final = 1024
 
-DEDUP_NS: Final = 300 * 1_000_000_000
-"""How long a deduplication id is remembered after its first use, and a receive attempt id: 5 minutes."""
-ORIGINS: Final = 10_240
-"""Origins that are remembered at least, besides those of the last 5 minutes."""
 
 _SECOND: Final = 1_000_000_000
 _MS: Final = 1_000_000
 _VERSION: Final = 1
 _RECORDS: Final = 5_000  # of a checkpoint in one line
 _SLACK: Final = 1024  # stale records that a line or a heap may hold, besides as many as there are good ones
-
-
-class State(IntEnum):
-    """Where a message is."""
-
-    VISIBLE = 0
-    DELAYED = 1
-    FLIGHT = 2
-    MOVING = 3
-    """Received too often: on its way to the dead-letter queue."""
-
-
-_HIDDEN: Final = (State.DELAYED, State.FLIGHT)
-
-
-class Message:
-    """A message in a queue; its body is in the log, at its place.
-
-    :ivar sent: when it was stored; all times are nanoseconds since 1970 UTC.
-    :ivar turn: since when it is visible, or from when on it will be.
-    :ivar receives: how often it was handed out.
-    :ivar first: when it was first received; 0 for never.
-    :ivar taken: when it was received last; 0 for never.
-    :ivar size: of body and attributes, in bytes.
-    """
-
-    __slots__ = ("first", "group", "place", "receives", "sent", "size", "state", "taken", "turn")
-
-    def __init__(self, place: int, sent: int, turn: int, size: int, group: Group) -> None:
-        self.place = place
-        self.sent = sent
-        self.turn = turn
-        self.size = size
-        self.group = group
-        self.receives = 0
-        self.first = 0
-        self.taken = 0
-        self.state = State.VISIBLE
-
-
-class Group:
-    """The messages of one group of a queue; those without a group are one too.
-
-    :ivar served: when the group was last served, or where it began: the one that waits for the longest comes first.
-        In the measure of places, so that a group that was never served needs no record of its own.
-    :ivar began: the place of the message with which it began.
-    :ivar line: its visible messages, as a heap.
-    """
-
-    __slots__ = ("began", "count", "in_flight", "key", "line", "served", "visible", "waiting")
-
-    def __init__(self, key: str, began: int) -> None:
-        self.key = key
-        self.began = self.served = began
-        self.line: list[tuple[int, int]] = []
-        self.count = 0
-        self.visible = 0
-        self.in_flight = 0
-        self.waiting = False
-
-
-@attrs.frozen(slots=True)
-class Grant:
-    """A message that a receive was given.
-
-    :ivar number: which receive of the message this is, from 1.
-    """
-
-    place: int
-    number: int
-    sent: int
-    first: int
-    group: str
-
-
-@attrs.frozen(slots=True)
-class Accepted:
-    """What became of a send: its place, or that of the message which it repeats.
-
-    :ivar id: the id of the message that it repeats.
-    """
-
-    place: int
-    id: str | None = None
-
-
-@attrs.frozen(slots=True)
-class Handout:
-    """What a receive brought.
-
-    :ivar moving: messages that were received too often: they have to be moved to the dead-letter queue.
-    :ivar full: whether as many messages are in flight as may be.
-    """
-
-    grants: Sequence[Grant] = ()
-    moving: Sequence[Grant] = ()
-    full: bool = False
-
-
-class UnknownCommands(Exception):
-    """Some commands of an entry were not carried out, because this version does not know them; the others were."""
-
-
-class Done(IntEnum):
-    """What became of a wish that concerns one message."""
-
-    DONE = 0
-    GONE = 1
-    """The message is not there any more."""
-    EXPIRED = 2
-    """FIFO: the receive that it refers to is over."""
-
-
-def place_of(sequence: int, index: int) -> int:
-    """The place of a message."""
-    return sequence << 10 | index
-
-
-def entry_of(place: int) -> tuple[int, int]:
-    """The entry's sequence and the message's index in it."""
-    return place >> 10, place & 1023
 
 
 def _padded(command: Sequence[Any]) -> list[Any]:
@@ -198,12 +83,9 @@ class QueueMachine:
         self._left: dict[int, int] = {}  # messages left of entries that had several
         self._holes: set[int] = set()  # places that are gone, of entries that are not
         self._dead: dict[int, int] = {}  # entries whose messages are all gone, and at which entry the last one went
-        self._dedup: dict[str, tuple[int, int, str | None]] = {}
-        self._dedup_order: deque[tuple[int, str]] = deque()
-        self._origins: dict[str, int] = {}
-        self._origin_order: deque[tuple[int, str]] = deque()
-        self._attempts: dict[str, tuple[int, list[tuple[int, int, int]]]] = {}
-        self._attempt_order: deque[tuple[int, str]] = deque()
+        self._dedup: Remembered[list[Any]] = Remembered()  # place and id of the first message, by deduplication id
+        self._attempts: Remembered[list[list[int]]] = Remembered()  # place, number and turn of each message handed out
+        self._origins = Origins()
         self._saved: dict[int, list[Any]] = {}  # of a checkpoint whose messages are still to come
         self._saved_groups: dict[str, int] = {}
         self._saved_first = 0
@@ -213,9 +95,9 @@ class QueueMachine:
             "moving": self.moving.update,
             "holes": self._holes.update,
             "dead": self._dead.update,
-            "dedup": self._recall_dedup,
-            "origins": self._recall_origins,
-            "attempts": self._recall_attempts,
+            "dedup": self._dedup.recall,
+            "origins": self._origins.recall,
+            "attempts": self._attempts.recall,
         }
         self._verbs: dict[str, Callable[..., Any]] = {
             "r": self._receive,
@@ -294,7 +176,7 @@ class QueueMachine:
         while hidden and hidden[0][0] <= now:
             turn, place = heapq.heappop(hidden)
             message = messages.get(place)
-            if message is not None and message.turn == turn and message.state in _HIDDEN:
+            if message is not None and message.turn == turn and message.state in HIDDEN:
                 self._leave(message)
                 self._show(message)
 
@@ -304,7 +186,7 @@ class QueueMachine:
         while hidden:
             turn, place = hidden[0]
             message = messages.get(place)
-            if message is not None and message.turn == turn and message.state in _HIDDEN:
+            if message is not None and message.turn == turn and message.state in HIDDEN:
                 return turn
             heapq.heappop(hidden)
         return None
@@ -320,7 +202,7 @@ class QueueMachine:
                 message = self._messages.get(place)
                 if message is None or message.turn != turn or place in seen:
                     continue
-                if message.state in _HIDDEN:
+                if message.state in HIDDEN:
                     seen.add(place)
                     yield message
 
@@ -427,7 +309,7 @@ class QueueMachine:
         messages = self._messages
         if len(self._hidden) > _SLACK + 2 * (self.delayed + self.in_flight):
             places = {place: messages[place] for _, place in self._hidden if place in messages}
-            self._hidden = [(one.turn, one.place) for one in places.values() if one.state in _HIDDEN]
+            self._hidden = [(one.turn, one.place) for one in places.values() if one.state in HIDDEN]
             heapq.heapify(self._hidden)
         if len(self._order) > _SLACK + 2 * len(messages):
             self._order = deque(place for place in self._order if place in messages)
@@ -454,19 +336,12 @@ class QueueMachine:
         place = place_of(sequence, index)
         now = self.now
         if dedup is not None:
-            self._prune(self._dedup_order, self._dedup, now - DEDUP_NS)
-            known = self._dedup.get(dedup)
-            if known is not None and known[0] + DEDUP_NS > now:
-                return Accepted(known[1], known[2] or "")
-            self._dedup[dedup] = (now, place, id_)
-            self._dedup_order.append((now, dedup))
-        if origin is not None:
-            while len(self._origin_order) > ORIGINS and self._origin_order[0][0] + DEDUP_NS <= now:
-                self._origins.pop(self._origin_order.popleft()[1], None)
-            if origin in self._origins:
-                return Accepted(self._origins[origin], "")
-            self._origins[origin] = place
-            self._origin_order.append((now, origin))
+            known = self._dedup.get(dedup, now)
+            if known is not None:
+                return Accepted(known[0], known[1] or "")
+            self._dedup.put(dedup, [place, id_], now)
+        if origin is not None and not self._origins.add(origin, now):
+            return Accepted(0, "")
         message = self._make(place, now, size, delay or 0, group or "", sent, receives, first)
         if now != time:
             self._touched[place] = message
@@ -551,8 +426,7 @@ class QueueMachine:
             message.turn = now
             self._show(message)
         if attempt is not None and grants:
-            self._attempts[attempt] = (now, [(one.place, one.number, turn) for one in grants])
-            self._attempt_order.append((now, attempt))
+            self._attempts.put(attempt, [[one.place, one.number, turn] for one in grants], now)
         return Handout(grants, moving, full)
 
     def _first(self, group: Group) -> Message:
@@ -572,25 +446,24 @@ class QueueMachine:
 
     def _attempted(self, attempt: str, turn: int) -> list[Grant] | None:
         """The same messages again, if the attempt is known and nothing was done with them."""
-        self._prune(self._attempt_order, self._attempts, self.now - DEDUP_NS)
-        known = self._attempts.get(attempt)
+        known = self._attempts.get(attempt, self.now)
         if known is None:
             return None
         found = []
-        for place, number, given in known[1]:
+        for place, number, given in known:
             message = self._messages.get(place)
             if message is None or message.state is not State.FLIGHT:
                 break
             if (message.receives, message.turn) != (number, given):
                 break
             found.append(message)
-        if len(found) < len(known[1]):
-            del self._attempts[attempt]
+        if len(found) < len(known):
+            self._attempts.drop(attempt)
             return None
         for message in found:
             message.turn = turn
             heapq.heappush(self._hidden, (turn, message.place))
-        self._attempts[attempt] = (known[0], [(place, number, turn) for place, number, _ in known[1]])
+        self._attempts.replace(attempt, [[place, number, turn] for place, number, _ in known])
         return [self._grant(message) for message in found]
 
     def _delete(self, place: int, number: int) -> Done:
@@ -673,13 +546,6 @@ class QueueMachine:
             message = messages.get(heapq.heappop(aged)[1])
             if message is not None:
                 self._forget(message)
-
-    @staticmethod
-    def _prune(order: deque[tuple[int, str]], known: dict[str, Any], oldest: int) -> None:
-        while order and order[0][0] <= oldest:
-            time, key = order.popleft()
-            if key in known and known[key][0] == time:
-                del known[key]
 
     # -- looking
 
@@ -786,14 +652,13 @@ class QueueMachine:
     @property
     def weight(self) -> int:
         """About how many records a checkpoint has."""
-        return len(self._touched) + len(self._dedup) + len(self._marked) + len(self._dead)
+        return len(self._touched) + len(self._dedup) + len(self._origins) + len(self._marked) + len(self._dead)
 
     def snapshot(self) -> Iterator[bytes]:
         """Everything that the messages' own entries do not say, as it is when this is called: lines to be joined.
 
         They are made one by one, so that other work can go on between them.
         """
-        oldest = self.now - DEDUP_NS
         head = {
             "version": _VERSION,
             "upto": self.upto,
@@ -811,9 +676,9 @@ class QueueMachine:
             "moving": list(self.moving.items()),
             "holes": sorted(self._holes),
             "dead": [(sequence, self._dead[sequence]) for sequence in self.dead()],
-            "dedup": list(self._dedup.items()),
-            "origins": [(key, time, self._origins[key]) for time, key in self._origin_order],
-            "attempts": [(key, *known) for key, known in self._attempts.items() if known[0] > oldest],
+            "dedup": self._dedup.rows(self.now),
+            "origins": self._origins.rows(),
+            "attempts": self._attempts.rows(self.now),
         }
         return self._lines(head, records)
 
@@ -848,21 +713,6 @@ class QueueMachine:
 
     def _recall_touched(self, rows: list[Any]) -> None:
         self._saved.update((row[0], row) for row in rows)
-
-    def _recall_dedup(self, rows: list[Any]) -> None:
-        for key, (time, place, id_) in rows:
-            self._dedup[key] = (time, place, id_)
-            self._dedup_order.append((time, key))
-
-    def _recall_origins(self, rows: list[Any]) -> None:
-        for key, time, place in rows:
-            self._origins[key] = place
-            self._origin_order.append((time, key))
-
-    def _recall_attempts(self, rows: list[Any]) -> None:
-        for key, time, places in rows:
-            self._attempts[key] = (time, [tuple(one) for one in places])
-            self._attempt_order.append((time, key))
 
     def _base(self, sequence: int, time: int, commands: Sequence[Sequence[Any]]) -> None:
         """Take the messages of an entry that lies behind the checkpoint."""

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from flowgate.errors import NotFound
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
-from flowgate.queues.machine import Grant
+from flowgate.queues.held import Grant
 from flowgate.queues.replica import Replica
 from flowgate.topics import Namespace
 
@@ -21,7 +21,7 @@ Open = Callable[[Namespace, str], Awaitable[Replica]]
 def origin_of(replica: Replica, place: int) -> str:
     """Names a message of a queue for ever: another queue takes it once."""
     assert replica.log is not None
-    return f"{replica.log.incarnation}.{place:x}"
+    return f"{replica.log.incarnation}-{place}"
 
 
 class DeadLetters:

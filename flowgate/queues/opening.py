@@ -18,7 +18,8 @@ from flowgate.errors import BusUnavailable, NotFound, RateLimited, Refused
 from flowgate.interfaces import IQueueLogs
 from flowgate.queues.bodies import Bodies
 from flowgate.queues.directory import Directory
-from flowgate.queues.machine import MAX_IN_FLIGHT, Grant
+from flowgate.queues.held import Grant
+from flowgate.queues.machine import MAX_IN_FLIGHT
 from flowgate.queues.replica import GONE, Replica
 from flowgate.topics import Namespace
 

@@ -25,7 +25,7 @@ from flowgate.errors import Conflict, NotFound, Refused
 from flowgate.interfaces import IStore
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
-from flowgate.queues.machine import Grant
+from flowgate.queues.held import Grant
 from flowgate.queues.model import Redrive
 from flowgate.queues.moving import Open, origin_of
 from flowgate.queues.replica import Replica

@@ -28,7 +28,8 @@ from flowgate.errors import BusUnavailable, Conflict, Internal, NotFound, RateLi
 from flowgate.interfaces import IQueueFollower, IQueueLog
 from flowgate.message import LogEntry
 from flowgate.queues.bodies import Bodies, join, split
-from flowgate.queues.machine import MAX_IN_FLIGHT, Grant, Handout, QueueMachine, entry_of
+from flowgate.queues.held import Grant, Handout, entry_of
+from flowgate.queues.machine import MAX_IN_FLIGHT, QueueMachine
 from flowgate.queues.model import is_fifo
 from flowgate.topics import Namespace
 
@@ -45,6 +46,7 @@ _GIVEN_UP: Final = 1_000
 _FLYING: Final = 2
 _CHECKPOINT_ENTRIES: Final = 16_384
 _CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
+_RECORDS_PER_ENTRY: Final = 2  # of the state; so many are saved at most for each entry that came since the last time
 _LINES: Final = 4  # of a checkpoint that are made before other work goes on
 _RETRY_ENTRIES: Final = 1_024
 _AGAIN_SECONDS: Final = 0.005
@@ -478,7 +480,7 @@ class Replica:
     def _overdue(self) -> bool:
         """Whether the state is to be saved: the more there is of it, the less often."""
         much = self._tail > self._tail_most or self._tail_bytes > _CHECKPOINT_BYTES
-        return much and self._tail > self.machine.weight // 2
+        return much and self._tail > self.machine.weight // _RECORDS_PER_ENTRY
 
     def _serve(self) -> None:
         now = self._clock.seconds()

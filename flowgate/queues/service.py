@@ -25,7 +25,8 @@ from flowgate.errors import (
 from flowgate.interfaces import IQueueLogs, IStore
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
-from flowgate.queues.machine import MAX_IN_FLIGHT, Accepted, Done, Grant
+from flowgate.queues.held import Accepted, Done, Grant
+from flowgate.queues.machine import MAX_IN_FLIGHT
 from flowgate.queues.model import (
     MAX_DELAY,
     MAX_RECEIVE,

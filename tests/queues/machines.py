@@ -6,7 +6,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.queues.machine import Accepted, Grant, Handout, QueueMachine
+from flowgate.queues.held import Accepted, Grant, Handout
+from flowgate.queues.machine import QueueMachine
 
 SECOND = 1_000_000_000
 BEGIN = 1_000_000 * SECOND

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowgate.queues.machine import Done, Grant, entry_of, place_of
+from flowgate.queues.held import Done, Grant, entry_of, place_of
 from tests.queues.machines import BEGIN, HOUR, SECOND, MachineTestCase
 
 

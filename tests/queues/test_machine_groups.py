@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flowgate.queues import machine
-from flowgate.queues.machine import DEDUP_NS, Accepted, Done, Grant, place_of
+from flowgate.queues import remembered
+from flowgate.queues.held import Accepted, Done, Grant, place_of
+from flowgate.queues.remembered import WINDOW_NS
 from tests.queues.machines import HOUR, MachineTestCase
 
 
@@ -207,11 +208,11 @@ class RepetitionTests(MachineTestCase):
     def test_window(self) -> None:
         """An id is remembered for five minutes from its first use; repetitions do not make it longer."""
         place = self.send("a", dedup="d", id="1")
-        self.now += DEDUP_NS - 1
+        self.now += WINDOW_NS - 1
         self.assertEqual(self.send("a", dedup="d", id="2"), place)
         self.now += 1
         self.assertNotEqual(self.send("a", dedup="d", id="3"), place)
-        self.now += DEDUP_NS - 1
+        self.now += WINDOW_NS - 1
         self.assertEqual(self.one("s", 1, 0, "a", "d", "4").id, "3")
 
     def test_after_deletion(self) -> None:
@@ -237,12 +238,13 @@ class RepetitionTests(MachineTestCase):
     def test_origin(self) -> None:
         """A message is taken once from where it comes."""
         place = self.send("a", origin="o")
-        self.assertEqual(self.one("s", 10, 0, "a", None, None, "o").place, place)
+        self.assertEqual(self.one("s", 10, 0, "a", None, None, "o"), Accepted(0, ""))
+        self.assertEqual(self.places(), [place])
         self.assertEqual(len(self.machine), 1)
 
     def test_last_origins(self) -> None:
         """The last origins are remembered for any time."""
-        self.patch(machine, "ORIGINS", 3)
+        self.patch(remembered, "ORIGINS", 3)
         self.send("a", origin="o")
         for number in range(2):
             self.send("a", origin=str(number))
@@ -253,11 +255,11 @@ class RepetitionTests(MachineTestCase):
 
     def test_late_origins(self) -> None:
         """More origins are remembered if they came in the last five minutes, and no others."""
-        self.patch(machine, "ORIGINS", 3)
+        self.patch(remembered, "ORIGINS", 3)
         self.send("a", origin="o")
         for number in range(10):
             self.send("a", origin=str(number))
-        self.now += DEDUP_NS - 1
+        self.now += WINDOW_NS - 1
         self.send("a", origin="o")
         self.assertEqual(len(self.machine), 11)
         self.now += 1
@@ -329,7 +331,7 @@ class AttemptTests(MachineTestCase):
     def test_forgotten(self) -> None:
         """After five minutes an attempt is a new one."""
         self.attempt(visibility=HOUR)
-        self.now += DEDUP_NS - 1
+        self.now += WINDOW_NS - 1
         self.assertEqual(len(self.attempt(visibility=HOUR)), 2)
         self.now += 1
         self.assertEqual(self.attempt(visibility=HOUR), [])

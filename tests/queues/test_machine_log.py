@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flowgate.queues import machine
-from flowgate.queues.machine import Accepted, QueueMachine, place_of
+from flowgate.queues.held import Accepted, UnknownCommands, place_of
+from flowgate.queues.machine import QueueMachine
 from tests.queues.machines import BEGIN, HOUR, SECOND, MachineTestCase
 
 
@@ -79,7 +80,7 @@ class UnknownTests(MachineTestCase):
     def test_unknown(self) -> None:
         """A command that is not known is passed over, those beside it are carried out, and the entry is reported."""
         entry = [["s", 1, 0], ["?", 1], ["s", 1, 0], ["r", 1, 2, 3, 4, 5, 6], ["s", *[0] * 10], ["s", 1, 0]]
-        self.assertRaises(machine.UnknownCommands, self.machine.apply, 1, self.now, entry)
+        self.assertRaises(UnknownCommands, self.machine.apply, 1, self.now, entry)
         self.entries.append((1, self.now, entry))
         self.assertEqual(self.machine.upto, 1)
         self.assertEqual(self.places(1), [place_of(1, 0)])

@@ -14,7 +14,7 @@ from flowgate.interfaces import IQueueFollower, IQueueLog, IQueueLogs
 from flowgate.message import LogEntry
 from flowgate.queues import replica
 from flowgate.queues.bodies import Bodies, join
-from flowgate.queues.machine import Accepted, Grant, Handout
+from flowgate.queues.held import Accepted, Grant, Handout
 from flowgate.queues.model import Outgoing
 from flowgate.queues.replica import Replica
 from tests.queues.nodes import BEGIN, HOME, LateLog, QueuesTestCase, said
