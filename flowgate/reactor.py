@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import select
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
@@ -40,10 +41,31 @@ class BatchingReactor(AsyncioSelectorReactor):
         # was closed does not know its own any more.
         self._watched: dict[int, tuple[Any, int]] = {}
         self._descriptors: dict[Any, int] = {}
+        self._serving = False
+        self._ending: list[Callable[[], None]] = []
         super().__init__()
         self._asyncioEventloop.add_reader(self._epoll.fileno(), self._serve)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once all sockets that are ready now are served; at once, if that is over."""
+        if self._serving:
+            self._ending.append(call)
+        else:
+            call()
+
     def _serve(self) -> None:
+        self._serving = True
+        self._serve_ready()
+        self._serving = False
+        while self._ending:
+            ending, self._ending = self._ending, []
+            for call in ending:
+                try:
+                    call()
+                except Exception:
+                    self._log.failure("a fault at the end of a turn")
+
+    def _serve_ready(self) -> None:
         watched = self._watched
         for descriptor, event in self._epoll.poll(0, _EVENTS_AT_ONCE):
             found = watched.get(descriptor)

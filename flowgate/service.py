@@ -46,6 +46,7 @@ from flowgate.mqtt.protocol import MqttFactory
 from flowgate.mqtt.sessions import Sessions
 from flowgate.mqtt.websocket import make_resource as make_mqtt_resource
 from flowgate.queues.declared import declare
+from flowgate.queues.replica import at_once
 from flowgate.queues.service import Queues
 from flowgate.queues.subscribing import QueueSubscriptions
 from flowgate.router import Router
@@ -177,7 +178,7 @@ class FlowGate(Service):
         store = JetStreamStore(nats, replicas=settings.replicas)
         await agree_on_master(store, master)
         logs = JetStreamQueueLogs(reactor, bus.link, nats, replicas=settings.replicas)
-        queues = Queues(logs, store, master, reactor, time.time)
+        queues = Queues(logs, store, master, reactor, time.time, soon=getattr(reactor, "soon", at_once))
         self._undo.append(("queue logs", logs.stop))
         self._undo.append(("queues", queues.stop))
         await queues.start()

@@ -257,6 +257,32 @@ class BatchingReactorTests(ReactorBuilder, SynchronousTestCase):
         self.assertEqual([one.reads for one in watched], [1] * 20)
         self.assertEqual(self.calls, 1)
 
+    def test_soon(self) -> None:
+        """What is to be called soon is called when all that is ready was served; outside of that, at once."""
+        calls: list[tuple[str, int]] = []
+        watched = self.readable(3)
+
+        def read(one: Watched) -> object:
+            self.reactor.soon(lambda: calls.append(("soon", sum(each.reads for each in watched))))
+            return one.receive()
+
+        for one in watched:
+            one.reading = lambda one=one: read(one)  # type: ignore[misc]
+        self.reactor.soon(lambda: calls.append(("at once", 0)))
+        self.assertEqual(calls, [("at once", 0)])
+        self.turns(3)
+        self.assertEqual(calls[1:], [("soon", 3)] * 3)
+
+    def test_fault_at_the_end(self) -> None:
+        """A fault of what is called soon is logged, and keeps nothing else from being called."""
+        called: list[int] = []
+        one, other = self.readable(2)
+        one.reading = lambda: (self.reactor.soon(lambda: 1 / 0), one.receive())[1]
+        other.reading = lambda: (self.reactor.soon(lambda: called.append(1)), other.receive())[1]
+        self.turns(3)
+        self.assertEqual(called, [1])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_more_than_fits(self) -> None:
         """More ready descriptors than are taken at once are served in several calls."""
         self.patch(reactor_module, "_EVENTS_AT_ONCE", 2)

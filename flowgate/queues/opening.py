@@ -20,7 +20,7 @@ from flowgate.queues.bodies import Bodies
 from flowgate.queues.directory import Directory
 from flowgate.queues.held import Grant
 from flowgate.queues.machine import MAX_IN_FLIGHT
-from flowgate.queues.replica import GONE, Replica
+from flowgate.queues.replica import GONE, Replica, Soon, at_once
 from flowgate.topics import Namespace
 
 MAX_OPEN: Final = 10_000
@@ -48,6 +48,7 @@ class OpenQueues:
         now: Callable[[], float],
         mover: Callable[[Replica, Sequence[Grant]], Deferred[None]],
         max_in_flight: int = MAX_IN_FLIGHT,
+        soon: Soon = at_once,
     ) -> None:
         self._logs = logs
         self._directory = directory
@@ -55,6 +56,7 @@ class OpenQueues:
         self._now = now
         self._mover = mover
         self._max_in_flight = max_in_flight
+        self._soon = soon
         self._bodies = Bodies()
         self._open: dict[_Key, Replica] = {}
         self._opening: dict[_Key, list[Deferred[Replica]]] = {}
@@ -113,6 +115,7 @@ class OpenQueues:
             self._mover,
             self._gone,
             self._max_in_flight,
+            self._soon,
         )
         try:
             log = await self._logs.open(namespace, name, replica)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 from typing import Final
 
@@ -44,7 +43,7 @@ class Receipts:
     def _mac(self, namespace: Namespace, name: str, text: bytes) -> bytes:
         # NUL occurs in none of the parts before the text.
         whole = b"\0".join((namespace.user.encode(), namespace.app.encode(), name.encode(), text))
-        return hmac.new(self._key, whole, hashlib.sha256).digest()[:_MAC_BYTES]
+        return hmac.digest(self._key, whole, "sha256")[:_MAC_BYTES]
 
     def issue(self, namespace: Namespace, name: str, receipt: Receipt) -> str:
         """Write a receipt, of URL-safe characters: a letter first, so that no command line takes it for an option."""

@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 import orjson
@@ -57,6 +57,14 @@ _SECOND: Final = 1_000_000_000
 GONE: Final = "there is no such queue"
 
 
+Soon: TypeAlias = Callable[[Callable[[], None]], None]
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """Call something now."""
+    call()
+
+
 @attrs.define(slots=True, eq=False)
 class _Command:
     text: bytes
@@ -72,6 +80,7 @@ class _Receiver:
     limit: int
     text: bytes
     answer: Deferred[Handout]
+    deadline: float
     timeout: IDelayedCall | None = None
     over: bool = False
     """Whether nobody waits for it any longer: the time is over, or the receiver has gone."""
@@ -100,6 +109,7 @@ class Replica:
         mover: Callable[[Replica, Sequence[Grant]], Deferred[None]],
         gone: Callable[[Replica], None],
         max_in_flight: int = MAX_IN_FLIGHT,
+        soon: Soon = at_once,
     ) -> None:
         """Prepare a replica; :meth:`begin` follows once its log is open.
 
@@ -108,6 +118,7 @@ class Replica:
         :param bodies: keeps payloads at hand.
         :param mover: moves messages that were received too often, and says so in commands.
         :param gone: is told that the queue was removed.
+        :param soon: calls something when all that has come by now is taken in, so that it can go together.
         """
         self.namespace = namespace
         self.name = name
@@ -119,6 +130,8 @@ class Replica:
         self._bodies = bodies
         self._mover = mover
         self._gone = gone
+        self._soon = soon
+        self._turning = False
         self._writer = secrets.token_hex(4)
         self._number = 0
         self._offset = 0  # of the bus's clock to ours, in nanoseconds
@@ -318,9 +331,15 @@ class Replica:
         command = _Command(text, blob, Deferred())
         self._batch.append(command)
         self._batch_bytes += len(text) + (len(blob) if blob else 0)
-        if len(self._flying) < _FLYING:
-            self._flush()
+        if len(self._flying) < _FLYING and not self._turning:
+            self._turning = True
+            self._soon(self._end_of_turn)
         return command.result
+
+    def _end_of_turn(self) -> None:
+        self._turning = False
+        if not self._closed and len(self._flying) < _FLYING:
+            self._flush()
 
     def _flush(self) -> None:
         """Write what waits, as much as one entry takes."""
@@ -380,12 +399,8 @@ class Replica:
         text = orjson.dumps(("r", limit, visibility, max_receives, retention, attempt))
         answer: Deferred[Handout] = Deferred(lambda _: self._leave(receiver))
         self._came += 1
-        receiver = _Receiver(self._came, limit, text, answer)
+        receiver = _Receiver(self._came, limit, text, answer, self._clock.seconds() + wait)
         if attempt is not None or (not self._receivers and self._offers() > 0):
-            if wait > 0:
-                receiver.timeout = self._clock.callLater(wait, self._expire, receiver)
-            else:
-                receiver.over = True
             self._ask(receiver)
         elif wait <= 0:
             return succeed(Handout(full=self.machine.full(self.bus_now())))
@@ -414,10 +429,13 @@ class Replica:
     def _given(self, handout: Handout, receiver: _Receiver) -> None:
         if receiver.gone:
             self._give_back(handout.grants)
-        elif handout.grants or receiver.over:
+        elif handout.grants or receiver.over or self._clock.seconds() >= receiver.deadline:
             self._answer(receiver, handout)
         elif not self._closed:
-            self._not_before = self._clock.seconds() + _AGAIN_SECONDS
+            now = self._clock.seconds()
+            self._not_before = now + _AGAIN_SECONDS
+            if receiver.timeout is None:
+                receiver.timeout = self._clock.callLater(receiver.deadline - now, self._expire, receiver)
             before = sum(1 for _ in takewhile(lambda one: one.number < receiver.number, self._receivers))
             self._receivers.insert(before, receiver)
         else:

@@ -61,7 +61,7 @@ from flowgate.queues.moving import DeadLetters
 from flowgate.queues.opening import OpenQueues
 from flowgate.queues.receipts import Receipt, Receipts
 from flowgate.queues.redrive import Redrives
-from flowgate.queues.replica import Replica
+from flowgate.queues.replica import Replica, Soon, at_once
 from flowgate.topics import Namespace
 
 MAX_MESSAGES: Final = 1_000_000
@@ -96,6 +96,7 @@ class Queues:
         now: Callable[[], float],
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
+        soon: Soon = at_once,
     ) -> None:
         """Prepare the queues.
 
@@ -105,12 +106,13 @@ class Queues:
         :param clock: for waiting.
         :param now: seconds since 1970 UTC.
         :param max_in_flight: messages of one queue that are with receivers; the same on all nodes.
+        :param soon: calls something once all that has come by now is taken in: what it leads to can go together.
         """
         self._logs = logs
         self._receipts = Receipts(secret)
         self._directory = Directory(store, now)
         self.opened = OpenQueues(
-            logs, self._directory, clock, now, lambda *moves: self._dead_letters.move(*moves), max_in_flight
+            logs, self._directory, clock, now, lambda *moves: self._dead_letters.move(*moves), max_in_flight, soon
         )
         self._dead_letters = DeadLetters(self._directory, self.opened.get)
         self._redrives = Redrives(store, self._directory, self.opened.get, clock, now)

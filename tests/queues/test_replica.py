@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -48,6 +48,19 @@ class CoalescingTests(QueuesTestCase):
         """A command that comes alone is written at once."""
         self.begin(1, "p")
         self.assertEqual([commands for commands, _, _ in self.entries()], [1])
+
+    def test_of_one_turn(self) -> None:
+        """What is wanted while the node takes in what has come goes in one entry, when that is over."""
+        turn: list[Callable[[], None]] = []
+        self.patch(self.replica, "_soon", turn.append)
+        self.begin(5, "p")
+        self.assertEqual((self.entries(), len(turn)), ([], 1))
+        turn.pop()()
+        self.assertEqual([commands for commands, _, _ in self.entries()], [5])
+        self.begin(1, "p")
+        self.replica.close()
+        turn.pop()()
+        self.assertEqual(len(self.entries()), 1)
 
     def test_together(self) -> None:
         """While two entries are on their way commands wait, and then go in one; each gets its own answer, in order."""
