@@ -53,7 +53,7 @@ def generate(row: Row, running: Running, seconds: float, cpu: int | None) -> flo
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            timeout=60 + 4 * seconds,
+            timeout=120 + 4 * seconds,
             check=True,
         )
     except subprocess.TimeoutExpired:
@@ -181,10 +181,11 @@ def main() -> int:
 
     if LOAD_AVERAGE > 0.5:
         say(f"the machine is busy (load average {LOAD_AVERAGE:.1f}): the numbers will be uncertain")
-    missing = [target.name for target in chosen.targets if not target.installed]
+    useful = [target for target in chosen.targets if any(target.does(row) for row in chosen.rows)]
+    missing = [target.name for target in useful if not target.installed]
     for name in missing:
         say(f"{name} is not installed and is left out")
-    targets = [target for target in chosen.targets if target.installed]
+    targets = [target for target in useful if target.installed]
     ours = any(target.name == US for target in targets)
     measured = [Measured(row) for row in chosen.rows if ours or not row.own]
     for round_ in range(1, chosen.rounds + 1):

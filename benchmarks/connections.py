@@ -21,7 +21,10 @@ class Failed(Exception):
 class Server:
     """Where the server under test listens.
 
+    :ivar mqtt: the port; 0 if there is none.
+    :ivar http: the port, also of the SQS protocol; 0 if there is none.
     :ivar token: the JWT, if the server wants one.
+    :ivar api_key: id and secret with a dot between, for those who sign their requests.
     :ivar pid: its process, for the jobs that look at its memory.
     """
 
@@ -29,6 +32,7 @@ class Server:
     pid: int
     http: int = 0
     token: str | None = None
+    api_key: str = ""
 
 
 def connect(port: int) -> socket.socket:
@@ -138,12 +142,31 @@ _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
 
 
 class HttpConnection:
-    """A connection with one request under way at a time."""
+    """A connection with one request under way at a time.
 
-    def __init__(self, sock: socket.socket) -> None:
+    :param port: where to connect again.
+    :ivar closed: whether the server had no more than one answer for it: it has to be opened again.
+    """
+
+    closed = False
+
+    def __init__(self, sock: socket.socket, port: int = 0) -> None:
+        self._port = port
+        self._use(sock)
+
+    def _use(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._data = b""
+        self.closed = False
+
+    def open(self) -> None:
+        """Connect again."""
+        self._use(connect(self._port))
+
+    def send(self, request: bytes) -> None:
+        if self.sock.send(request) != len(request):
+            raise Failed("the server does not read a request")
 
     def read(self) -> bytes | None:
         """Take what has arrived.
@@ -171,4 +194,12 @@ class HttpConnection:
         if not _STATUS.match(data):
             raise Failed(f"a request was answered with {data[:300]!r}")
         self._data = b""
+        if data.find(b"\r\nConnection: close\r\n", 0, head) >= 0:
+            self._close()
         return data
+
+    def _close(self) -> None:
+        # The server closes first.  A reset then spares it TIME_WAIT, which would soon take all ports.
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+        self.closed = True

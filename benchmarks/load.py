@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import socket
 import struct
@@ -21,9 +20,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle
 from typing import Any
-from urllib.parse import quote
 
-from benchmarks import wire
+from benchmarks import queues, wire
 from benchmarks.connections import (
     PATIENCE,
     Failed,
@@ -36,6 +34,7 @@ from benchmarks.connections import (
     open_websocket,
     quick_ack,
 )
+from benchmarks.exchanges import Span, Worker, exchange
 from benchmarks.flows import Completer, Subscriber, publish_all
 from benchmarks.lanes import Lane, MarkReceiver, Pump, Receiver, Sender
 
@@ -335,41 +334,6 @@ def acknowledged_singly(server: Server, seconds: float, *, topic: str) -> float:
     return len(times) / (sum(times) / 1e9)
 
 
-def _exchange(
-    connections: Sequence[HttpConnection],
-    requests: Sequence[bytes],
-    seconds: float,
-    answered: Callable[[int, bytes], tuple[bytes, int]],
-) -> float:
-    """Keep one request under way on each connection; ``answered`` gives the next one and what the answer counts.
-
-    :returns: what was counted in a second, without the warm-up.
-    """
-    epoll = select.epoll()
-    numbers = {}
-    for number, connection in enumerate(connections):
-        numbers[connection.sock.fileno()] = number
-        epoll.register(connection.sock.fileno(), select.EPOLLIN)
-        connection.sock.send(requests[number])
-    warm = time.perf_counter() + seconds / 4
-    end = warm + seconds
-    count, start, at_start = 0, 0.0, 0
-    while (now := time.perf_counter()) < end:
-        if not start and now >= warm:
-            start, at_start = now, count
-        events = epoll.poll(PATIENCE)
-        if not events:
-            raise Failed("nothing more is answered")
-        for fd, _mask in events:
-            number = numbers[fd]
-            response = connections[number].read()
-            if response is not None:
-                request, counts = answered(number, response)
-                count += counts
-                connections[number].sock.send(request)
-    return (count - at_start) / (time.perf_counter() - start)
-
-
 def http_publish(server: Server, seconds: float, *, topic: str, connections: int, batch: int) -> float:
     """Publishing over HTTP, one request under way on each connection.
 
@@ -381,37 +345,16 @@ def http_publish(server: Server, seconds: float, *, topic: str, connections: int
     else:
         body = {"messages": [message] * batch}
         request = wire.http_request("POST", "/api/v1/publish/batch", server.token or "", body)
-    opened = [HttpConnection(connect(server.http)) for _ in range(connections)]
-    return _exchange(opened, [request] * connections, seconds, lambda _number, _response: (request, batch))
+    span = Span(seconds)
 
+    def worker() -> Worker:
+        yield request
+        while span.add(batch):
+            yield request
 
-_RECEIPT = re.compile(rb'"receipt": ?"([^"]+)"')
-
-
-def queue_cycle(server: Server, seconds: float, *, queue: str, connections: int) -> float:
-    """Send a message, receive one, delete it, and so on, on each connection.
-
-    :returns: deletions in a second.
-    """
-    token, path = server.token or "", f"/api/v1/queues/{queue}/messages"
-    send = wire.http_request("POST", path, token, {"body": wire.PAYLOAD.decode()})
-    receive = wire.http_request("POST", f"{path}/receive", token, {"max": 1, "wait": 1, "visibility": 30})
-    sending = [True] * connections
-
-    def answered(number: int, response: bytes) -> tuple[bytes, int]:
-        if sending[number]:
-            sending[number] = False
-            return receive, 0
-        receipt = _RECEIPT.search(response)
-        if receipt is not None:
-            return wire.http_request("DELETE", f"{path}/{quote(receipt[1].decode(), safe='')}", token), 0
-        if b'"messages"' in response:
-            return receive, 0
-        sending[number] = True
-        return send, 1
-
-    opened = [HttpConnection(connect(server.http)) for _ in range(connections)]
-    return _exchange(opened, [send] * connections, seconds, answered)
+    opened = [HttpConnection(connect(server.http), server.http) for _ in range(connections)]
+    exchange(opened, [worker() for _ in opened])
+    return span.rate
 
 
 def _resident_bytes(pid: int) -> int:
@@ -445,7 +388,10 @@ JOBS: dict[str, Callable[..., float]] = {
         round_trip,
         acknowledged_singly,
         http_publish,
-        queue_cycle,
+        queues.queue_send,
+        queues.queue_take,
+        queues.queue_cycle,
+        queues.queue_deep,
         idle_memory,
     )
 }

@@ -118,7 +118,7 @@ def picture(measured: Sequence[Measured], subtitle: str) -> str:
         f'<text x="16" y="46" font-size="11" fill="#555">{escape(subtitle)}</text>',
     ]
     for index, peer in enumerate(peers):
-        left = _LABELS + index * 150
+        left = _LABELS + index * 132
         parts.append(f'<rect x="{left}" y="52" width="11" height="11" fill="{_COLOURS[index % len(_COLOURS)]}"/>')
         parts.append(f'<text x="{left + 16}" y="62" font-size="12">ratio to {escape(peer)}</text>')
     for exponent in range(low, high + 1):

@@ -17,6 +17,7 @@ class Row:
     :ivar job: a job of :mod:`benchmarks.load`, or ``ready`` for what starting the server has shown already.
     :ivar unit: shown behind the title; the job's number is divided by ``scale`` to be in this unit.
     :ivar less_is_better: for times and sizes.
+    :ivar protocol: what a peer has to speak, ``mqtt`` or ``sqs``.
     :ivar own: the peers cannot do this.
     :ivar kept: it is about what a server keeps for clients that come later: sessions and retained messages.
     :ivar against: the row whose numbers of the peers this row of our own is compared with.
@@ -28,6 +29,7 @@ class Row:
     job: str
     parameters: Mapping[str, object] = field(default_factory=dict)
     less_is_better: bool = False
+    protocol: str = "mqtt"
     own: bool = False
     kept: bool = False
     against: str | None = None
@@ -38,6 +40,35 @@ def _fan(name: str, title: str, against: str | None = None, **parameters: object
     unit = "deliveries/s" if parameters.get("subscribers") else "messages/s"
     own = against is not None or "receive" in parameters
     return Row(name, title, unit, "fan", {"topic": "live", **parameters}, own=own, against=against)
+
+
+def _queue(verb: str, title: str, shape: str) -> tuple[Row, Row]:
+    """What is done with a queue, over REST and over SQS's protocol.
+
+    :param shape: ``1`` or ``16`` clients, with ``batch-`` before it if they have ten messages in each call.
+    """
+    batch, _, clients = shape.rpartition("-")
+    parameters = {"connections": int(clients), "batch": 10 if batch else 1}
+    title += f", {clients} client{'' if clients == '1' else 's'}" + (", 10 at a time" if batch else "")
+    own, theirs = f"queue-{verb}-{shape}", f"sqs-{verb}-{shape}"
+    unit, job = "messages/s", f"queue_{verb}"
+    return (
+        Row(own, f"Queue, REST: {title}", unit, job, {"protocol": "rest", **parameters}, own=True, against=theirs),
+        Row(theirs, f"Queue, SQS: {title}", unit, job, {"protocol": "sqs", **parameters}, protocol="sqs"),
+    )
+
+
+_QUEUES = tuple(
+    row
+    for verb, title, shapes in (
+        ("send", "send", ("1", "16", "batch-1", "batch-16")),
+        ("take", "receive, delete", ("1", "16", "batch-16")),
+        ("cycle", "send, receive, delete", ("1", "16", "batch-16")),
+    )
+    for shape in shapes
+    for row in _queue(verb, title, shape)
+)
+_DEEP = {"connections": 16, "messages": 200_000}
 
 
 # Where many connections share the work, each gets a small share of it: a window of 50 × 110 or 50 × 220 packets.
@@ -80,8 +111,11 @@ ROWS = (
         {"topic": "kept/http", "connections": 32, "batch": 1}, own=True),
     Row("http-publish-batch", "HTTP publish, 32 connections, batches of 100", "messages/s", "http_publish",
         {"topic": "kept/http", "connections": 32, "batch": 100}, own=True),
-    Row("queue-cycle", "Queue: send, receive, delete, 16 connections", "cycles/s", "queue_cycle",
-        {"queue": "benchmark", "connections": 16}, own=True),
+    *_QUEUES,
+    Row("queue-deep", "Queue, REST: send, receive, delete, 16 clients, 200,000 deep", "messages/s", "queue_deep",
+        {**_DEEP, "compared": False}, own=True),
+    Row("queue-deep-ratio", "Queue, REST: an empty queue beside one 200,000 deep", "times as fast", "queue_deep",
+        {**_DEEP, "compared": True}, less_is_better=True, own=True),
     Row("session-qos1-1-1", "Persistent sessions, QoS 1, 1 → 1", "messages/s", "relayed",
         {"topic": "kept/s1", "qos": 1, "window": 1000, "clean": False}, kept=True),
     Row("session-qos2-1-1", "Persistent sessions, QoS 2, 1 → 1", "messages/s", "relayed",

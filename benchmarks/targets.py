@@ -52,6 +52,7 @@ class Target:
     :ivar program: the executable that has to be installed.
     :ivar version: asks for its version.
     :ivar run: starts it, and ends it with the context.
+    :ivar protocol: what it speaks, as :attr:`~benchmarks.rows.Row.protocol` has it.
     :ivar kept_only: it differs from another target only in the rows that are :attr:`~benchmarks.rows.Row.kept`.
     """
 
@@ -59,6 +60,7 @@ class Target:
     program: str
     version: Callable[[], str]
     run: Callable[[], AbstractContextManager[Running]]
+    protocol: str = "mqtt"
     kept_only: bool = False
 
     @property
@@ -67,7 +69,9 @@ class Target:
 
     def does(self, row: Row) -> bool:
         """Whether the row is measured on it."""
-        return self.name == US or not (row.own or (self.kept_only and not row.kept))
+        if self.name == US:
+            return True
+        return row.protocol == self.protocol and not (row.own or (self.kept_only and not row.kept))
 
 
 def _find(program: str) -> str | None:
@@ -105,11 +109,11 @@ def _mqtt_answers(port: int) -> bool:
     return False
 
 
-def _http_answers(port: int) -> bool:
-    """Whether ``/readyz`` answers 200."""
+def _http_answers(port: int, path: str = "/readyz") -> bool:
+    """Whether it answers 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -206,17 +210,24 @@ def flowgate() -> Iterator[Running]:
         command = [_command("twistd"), "-n", "--pidfile=", "flowgate", "--data", str(data), "--config", str(config)]
         command += ["--http", f"tcp:{http_port}:interface=127.0.0.1", "--mqtt", f"tcp:{mqtt_port}:interface=127.0.0.1"]
         with _process(command, directory, lambda: _http_answers(http_port)) as (pid, seconds):
-            yield Running(Server(mqtt=mqtt_port, pid=pid, http=http_port, token=_token(http_port, data)), seconds)
+            key = _api_key(data)
+            token = _token(http_port, key)
+            yield Running(Server(mqtt=mqtt_port, pid=pid, http=http_port, token=token, api_key=key), seconds)
 
 
-def _token(port: int, data: Path) -> str:
-    """Make an API key and exchange it for a token that outlives the round."""
+def _api_key(data: Path) -> str:
+    """Make an API key that may do everything."""
     command = [_command("flowgate"), "key", "create", "benchmark", "app", "--data", str(data)]
     made = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if made.returncode:
         raise StartFailed(f"no API key could be made: {made.stderr.strip()}")
+    return made.stdout.strip()
+
+
+def _token(port: int, api_key: str) -> str:
+    """Exchange an API key for a token that outlives the round."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
-    body = json.dumps({"api_key": made.stdout.strip(), "ttl": 86400})
+    body = json.dumps({"api_key": api_key, "ttl": 86400})
     connection.request("POST", "/token/", body, {"Content-Type": "application/json"})
     response = connection.getresponse()
     answer = response.read()
@@ -224,6 +235,31 @@ def _token(port: int, data: Path) -> str:
     if response.status != 200:
         raise StartFailed(f"the API key was answered with {response.status}")
     return str(json.loads(answer)["token"])
+
+
+@contextmanager
+def moto_server() -> Iterator[Running]:
+    """moto's Amazon SQS, which keeps everything in memory.
+
+    It verifies no signature, closes each connection after one answer, and writes each request to its log: that is how
+    its command runs it, and it has no option for that.
+    """
+    with _directory() as directory:
+        (port,) = _free_ports(1)
+        command = [_command("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+        with _process(command, directory, lambda: _http_answers(port, "/moto-api/data.json")) as (pid, seconds):
+            yield Running(Server(mqtt=0, pid=pid, http=port, api_key="BENCHMARK.secret"), seconds)
+
+
+def _moto_version() -> str:
+    """moto's version: its command tells none, and it may be in an environment of its own."""
+    python = Path(_command("moto_server")).read_text().partition("\n")[0].removeprefix("#!").strip()
+    code = "import importlib.metadata; print(importlib.metadata.version('moto'))"
+    try:
+        printed = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return printed.strip()
 
 
 def _mosquitto_version() -> str:
@@ -237,5 +273,6 @@ TARGETS = {
         Target("nats-server", "nats-server", lambda: _printed_version("nats-server", "--version"), nats_server),
         Target("mosquitto", "mosquitto", _mosquitto_version, mosquitto),
         Target("mosquitto-disk", "mosquitto", _mosquitto_version, lambda: mosquitto(disk=True), kept_only=True),
+        Target("moto_server", "moto_server", _moto_version, moto_server, protocol="sqs"),
     )
 }

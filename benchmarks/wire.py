@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlencode
 
 MARK = b"~"
@@ -82,6 +85,51 @@ def http_request(method: str, path: str, token: str, body: object = None) -> byt
         return f"{head}\r\n".encode()
     data = json.dumps(body, separators=(",", ":")).encode()
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+class SqsRequests:
+    """Requests of Amazon SQS's JSON protocol, signed (AWS Signature Version 4).
+
+    The key that signs is derived once, and all that is the same in every request is put together once, so that a
+    request costs two digests and an HMAC.  Signatures hold for 15 minutes, far longer than any job takes.
+
+    :param api_key: id and secret with a dot between.
+    :param now: seconds since 1970 UTC.
+    """
+
+    _REGION = "us-east-1"
+    _TYPE = "application/x-amz-json-1.0"
+    _SIGNED = "content-type;host;x-amz-date;x-amz-target"
+
+    def __init__(self, api_key: str, host: str, now: Callable[[], float] = time.time) -> None:
+        key_id, _, secret = api_key.partition(".")
+        self._host = host
+        self._time = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now()))
+        scope = (self._time[:8], self._REGION, "sqs", "aws4_request")
+        key = b"AWS4" + secret.encode()
+        for part in scope:
+            key = hmac.digest(key, part.encode(), "sha256")
+        self._key = key
+        self._to_sign = f"AWS4-HMAC-SHA256\n{self._time}\n{'/'.join(scope)}\n"
+        self._authorization = (
+            f"AWS4-HMAC-SHA256 Credential={key_id}/{'/'.join(scope)}, SignedHeaders={self._SIGNED}, Signature="
+        )
+
+    def request(self, operation: str, arguments: Mapping[str, object]) -> bytes:
+        """A request that keeps its connection."""
+        body = json.dumps(arguments, separators=(",", ":")).encode()
+        target = f"AmazonSQS.{operation}"
+        canonical = (
+            f"POST\n/\n\ncontent-type:{self._TYPE}\nhost:{self._host}\nx-amz-date:{self._time}\n"
+            f"x-amz-target:{target}\n\n{self._SIGNED}\n{hashlib.sha256(body).hexdigest()}"
+        )
+        to_sign = self._to_sign + hashlib.sha256(canonical.encode()).hexdigest()
+        signature = hmac.digest(self._key, to_sign.encode(), "sha256").hex()
+        return (
+            f"POST / HTTP/1.1\r\nHost: {self._host}\r\nX-Amz-Target: {target}\r\nContent-Type: {self._TYPE}\r\n"
+            f"X-Amz-Date: {self._time}\r\nAuthorization: {self._authorization}{signature}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
 
 
 def sse_request(topic: str, token: str) -> bytes:

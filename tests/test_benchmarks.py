@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+import re
 import socket
 from collections.abc import Mapping
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import flows, load, report, wire
-from benchmarks.connections import Failed, HttpConnection, close_mqtt
+from benchmarks import exchanges, flows, load, queues, report, wire
+from benchmarks.connections import Failed, HttpConnection, Server, close_mqtt
+from benchmarks.exchanges import Span, Worker
 from benchmarks.flows import Completer, Subscriber
 from benchmarks.lanes import Lane, MarkReceiver, Receiver, Sender
 from benchmarks.report import Measured
@@ -79,19 +85,36 @@ class RowTests(SynchronousTestCase):
         self.assertEqual([row.name for row in ROWS if row.against and row.against not in peers], [])
 
     def test_who_runs_what(self) -> None:
-        """Peers run no rows of our own; mosquitto with its disk runs only the rows that can differ by it."""
-        rows = [FAST, KEPT, Row("session", "Session", "messages/s", "relayed", kept=True)]
+        """Peers run no rows of our own and none of another protocol, mosquitto with its disk only those that can
+        differ by it."""
+        rows = [
+            FAST,
+            KEPT,
+            Row("session", "Session", "messages/s", "relayed", kept=True),
+            Row("sqs", "SQS", "messages/s", "queue_send", protocol="sqs"),
+        ]
         does = {name: [row.name for row in rows if target.does(row)] for name, target in TARGETS.items()}
         every = ["fast", "session"]
         self.assertEqual(
             does,
             {
-                "flowgate": ["fast", "kept", "session"],
+                "flowgate": ["fast", "kept", "session", "sqs"],
                 "nats-server": every,
                 "mosquitto": every,
                 "mosquitto-disk": ["session"],
+                "moto_server": ["sqs"],
             },
         )
+
+    def test_every_queue_row_has_its_peer(self) -> None:
+        """What is done over REST is done over SQS's protocol too, with the same parameters, and compared with that."""
+        by_name = {row.name: row for row in ROWS}
+        ours = [row for row in ROWS if row.parameters.get("protocol") == "rest"]
+        self.assertEqual(len(ours), 10)
+        for row in ours:
+            theirs = by_name[row.against or ""]
+            self.assertEqual(theirs.parameters, {**row.parameters, "protocol": "sqs"})
+            self.assertEqual((theirs.job, theirs.protocol, theirs.own), (row.job, "sqs", False))
 
     def test_select_by_pattern(self) -> None:
         """Names and patterns choose rows, in the table's order."""
@@ -224,6 +247,36 @@ class WireTests(SynchronousTestCase):
             b'Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a":[1]}',
         )
 
+    def test_sqs_request(self) -> None:
+        """A request is signed as AWS's documents say, by the time at which the signer was made."""
+        requests = wire.SqsRequests("FGAK.secret", "127.0.0.1:80", lambda: 1_440_938_160.0)
+        head, _, body = requests.request("SendMessage", {"MessageBody": "x"}).partition(b"\r\n\r\n")
+        self.assertEqual(body, b'{"MessageBody":"x"}')
+        key = b"AWS4secret"
+        for part in (b"20150830", b"us-east-1", b"sqs", b"aws4_request"):
+            key = hmac.digest(key, part, "sha256")
+        canonical = (
+            b"POST\n/\n\ncontent-type:application/x-amz-json-1.0\nhost:127.0.0.1:80\nx-amz-date:20150830T123600Z\n"
+            b"x-amz-target:AmazonSQS.SendMessage\n\ncontent-type;host;x-amz-date;x-amz-target\n"
+            + hashlib.sha256(body).hexdigest().encode()
+        )
+        to_sign = "AWS4-HMAC-SHA256\n20150830T123600Z\n20150830/us-east-1/sqs/aws4_request\n"
+        to_sign += hashlib.sha256(canonical).hexdigest()
+        self.assertEqual(
+            head.decode().split("\r\n"),
+            [
+                "POST / HTTP/1.1",
+                "Host: 127.0.0.1:80",
+                "X-Amz-Target: AmazonSQS.SendMessage",
+                "Content-Type: application/x-amz-json-1.0",
+                "X-Amz-Date: 20150830T123600Z",
+                "Authorization: AWS4-HMAC-SHA256 Credential=FGAK/20150830/us-east-1/sqs/aws4_request, "
+                "SignedHeaders=content-type;host;x-amz-date;x-amz-target, "
+                f"Signature={hmac.digest(key, to_sign.encode(), 'sha256').hex()}",
+                "Content-Length: 19",
+            ],
+        )
+
     def test_sse_request(self) -> None:
         """The topic is escaped."""
         self.assertTrue(wire.sse_request("a/b", "t").startswith(b"GET /api/v1/subscribe?topic=a%2Fb HTTP/1.1\r\n"))
@@ -344,6 +397,14 @@ class LoadTests(SynchronousTestCase):
         there.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         self.assertIsNotNone(HttpConnection(here).read())
 
+    def test_http_connection_that_ends(self) -> None:
+        """A server may have one answer for each connection: then the next request needs another connection."""
+        here, there = self.pair()
+        connection = HttpConnection(here)
+        there.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection.read()
+        self.assertTrue(connection.closed)
+
     def test_http_refusal(self) -> None:
         """A refused request fails the row instead of being counted."""
         here, there = self.pair()
@@ -415,3 +476,207 @@ class FlowTests(SynchronousTestCase):
         here, there = self.pair()
         there.send(wire.mqtt_publish("a/b"))
         self.assertRaises(Failed, close_mqtt, here)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n%b\r\n{}"
+
+
+class ExchangeTests(SynchronousTestCase):
+    """Requests one by one, and the time in which they count."""
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        return here, there
+
+    def test_workers_take_turns(self) -> None:
+        """Each worker is given the answers to its own requests, until all have ended."""
+        given: list[tuple[int, bytes]] = []
+        ends = [self.pair() for _ in range(2)]
+
+        def worker(number: int, there: socket.socket, requests: int) -> Worker:
+            for _ in range(requests):
+                there.send(OK % b"")
+                given.append((number, (yield b"ask")))
+
+        exchanges.exchange(
+            [HttpConnection(here) for here, _ in ends],
+            [worker(number, there, 1 + number) for number, (_, there) in enumerate(ends)],
+        )
+        self.assertEqual(sorted(given), [(0, OK % b""), (1, OK % b""), (1, OK % b"")])
+        self.assertEqual([there.recv(100) for _, there in ends], [b"ask", b"askask"])
+
+    def test_worker_without_a_request(self) -> None:
+        """A worker that wants nothing is no reason to wait."""
+        exchanges.exchange([HttpConnection(self.pair()[0])], [iter_worker()])
+
+    def test_connection_is_opened_again(self) -> None:
+        """What the server closed after its answer is opened again for the next request, and for a later exchange."""
+        ends = [self.pair() for _ in range(3)]
+        for _, there in ends:
+            there.send(OK % b"Connection: close\r\n")
+        sockets = iter([here for here, _ in ends])
+
+        class Reopened(HttpConnection):
+            def open(self) -> None:
+                self._use(next(sockets))
+
+        connection = Reopened(next(sockets))
+
+        def worker() -> Worker:
+            yield b"one"
+            yield b"two"
+
+        exchanges.exchange([connection], [worker()])
+        exchanges.ask(connection, b"three")
+        self.assertEqual([there.recv(100) for _, there in ends], [b"one", b"two", b"three"])
+
+    def test_ask(self) -> None:
+        """One request gives its answer."""
+        here, there = self.pair()
+        there.send(OK % b"")
+        self.assertEqual(exchanges.ask(HttpConnection(here), b"ask"), OK % b"")
+
+    def test_span(self) -> None:
+        """Nothing counts before a quarter of the time and after the end, and the end is told."""
+        clock = Clock()
+        self.patch(exchanges, "time", SimpleNamespace(perf_counter=clock.seconds))
+        span = Span(4.0)
+        going = []
+        for pause, count in ((0.5, 100), (0.5, 1), (3.5, 2), (0.5, 100)):
+            clock.advance(pause)
+            going.append(span.add(count))
+        self.assertEqual((going, span.rate), ([True, True, True, False], 0.75))
+
+
+def iter_worker() -> Worker:
+    """A worker that has ended before it asked for anything."""
+    yield from ()
+
+
+class QueueTests(SynchronousTestCase):
+    """What the generators of queues ask for."""
+
+    server = Server(mqtt=0, pid=0, http=80, token="tok", api_key="FGAK.secret")
+
+    def rest(self) -> queues.RestQueue:
+        return queues.RestQueue(self.server, "q")
+
+    def sqs(self) -> queues.SqsQueue:
+        return queues.SqsQueue(self.server, "q")
+
+    def shown(self, request: bytes) -> tuple[str, object]:
+        """The beginning of a request's path, or its operation, and its body."""
+        head, _, body = request.partition(b"\r\n\r\n")
+        operation = re.search(rb"X-Amz-Target: AmazonSQS\.(\w+)", head)
+        what = operation[1] if operation else head.partition(b" HTTP")[0]
+        return what.decode(), json.loads(body) if body else None
+
+    def test_rest(self) -> None:
+        """One message has calls of its own, several go by a batch."""
+        queue, body, path = self.rest(), wire.PAYLOAD.decode(), "/api/v1/queues/q/messages"
+        self.assertEqual(
+            [
+                self.shown(one)
+                for one in (
+                    queue.send(1),
+                    queue.send(2),
+                    queue.receive(10, 1),
+                    queue.delete([b"a-b"]),
+                    queue.delete([b"a", b"b"]),
+                    queue.remove(),
+                )
+            ],
+            [
+                (f"POST {path}", {"body": body}),
+                (f"POST {path}/batch", {"messages": [{"id": "0", "body": body}, {"id": "1", "body": body}]}),
+                (f"POST {path}/receive", {"max": 10, "wait": 1}),
+                (f"DELETE {path}/a-b", None),
+                (f"POST {path}/delete", {"receipts": ["a", "b"]}),
+                ("DELETE /api/v1/queues/q", None),
+            ],
+        )
+
+    def test_sqs(self) -> None:
+        """The same in Amazon's words."""
+        queue, body, url = self.sqs(), wire.PAYLOAD.decode(), {"QueueUrl": ""}
+        entries = [{"Id": "0", "MessageBody": body}, {"Id": "1", "MessageBody": body}]
+        receipts = [{"Id": "0", "ReceiptHandle": "a"}, {"Id": "1", "ReceiptHandle": "b"}]
+        self.assertEqual(
+            [
+                self.shown(one)
+                for one in (
+                    queue.send(1),
+                    queue.send(2),
+                    queue.receive(10, 1),
+                    queue.delete([b"a"]),
+                    queue.delete([b"a", b"b"]),
+                    queue.remove(),
+                )
+            ],
+            [
+                ("SendMessage", {**url, "MessageBody": body}),
+                ("SendMessageBatch", {**url, "Entries": entries}),
+                ("ReceiveMessage", {**url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1}),
+                ("DeleteMessage", {**url, "ReceiptHandle": "a"}),
+                ("DeleteMessageBatch", {**url, "Entries": receipts}),
+                ("DeleteQueue", url),
+            ],
+        )
+
+    def test_receipts(self) -> None:
+        """Receipts are found whether there are spaces after the colons or not."""
+        self.assertEqual(self.rest().receipts(b'{"messages":[{"receipt":"a"},{"receipt": "b"}]}'), [b"a", b"b"])
+        self.assertEqual(self.sqs().receipts(b'{"Messages": [{"ReceiptHandle": "a"}]}'), [b"a"])
+
+    def test_refused_part_of_a_batch(self) -> None:
+        """A batch of which something was refused fails the row, though its status is 200."""
+        for response in (b'{"successful":[],"failed":[]}', b'{"Successful": [], "Failed": []}', b""):
+            queues.check(response)
+        for response in (b'"failed":[{"id":"0"}]', b'"Failed": [{"Id": "0"}]'):
+            self.assertRaises(Failed, queues.check, response)
+
+    def test_cycle(self) -> None:
+        """A cycle ends when as many were deleted as were sent; it asks for no more than is owed."""
+        added: list[int] = []
+
+        class Counting(Span):
+            def add(self, count: int) -> bool:
+                added.append(count)
+                return False
+
+        worker = queues.cycle(self.rest(), 3, Counting(1.0))
+        steps = [self.shown(next(worker))]
+        receipts = b'"receipt":"%d"'
+        for response in (b"", receipts % 1 + receipts % 2, b"", b"", receipts % 3):
+            steps.append(self.shown(worker.send(response)))
+        path = "/api/v1/queues/q/messages"
+        self.assertEqual(
+            steps[1:],
+            [
+                (f"POST {path}/receive", {"max": 3, "wait": 1}),
+                (f"POST {path}/delete", {"receipts": ["1", "2"]}),
+                (f"POST {path}/receive", {"max": 1, "wait": 1}),
+                (f"POST {path}/receive", {"max": 1, "wait": 1}),
+                (f"DELETE {path}/3", None),
+            ],
+        )
+        self.assertRaises(StopIteration, worker.send, b"")
+        self.assertEqual(added, [2, 1])
+
+    def test_fill(self) -> None:
+        """A queue is filled by batches of ten, the last one whole; what was sent is told."""
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        connection = HttpConnection(here)
+        requests: list[bytes] = []
+
+        def send(request: bytes) -> None:
+            requests.append(request)
+            there.send(OK % b"")
+
+        self.patch(connection, "send", send)
+        queue = self.rest()
+        self.assertEqual((queues.fill(queue, [connection], 15), requests), (20, [queue.send(10)] * 2))
