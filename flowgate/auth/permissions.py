@@ -48,7 +48,8 @@ class Grant:
         return self.namespace == namespace and covers(self.filter, filter_)
 
 
-def _queue_covers(granted: str, name: str) -> bool:
+def queue_covers(granted: str, name: str) -> bool:
+    """Whether a granted name, or beginning of names and ``*``, takes in the queue ``name``."""
     return name.startswith(granted[:-1]) if granted.endswith("*") else granted == name
 
 
@@ -85,7 +86,7 @@ class Grants:
         return any(grant.covers(namespace, filter_) for grant in self.subscribe)
 
     def may_use_queue(self, name: str) -> bool:
-        return any(_queue_covers(granted, name) for granted in self.queues)
+        return any(queue_covers(granted, name) for granted in self.queues)
 
     def to_claim(self) -> dict[str, list[str]]:
         """The grants as the ``fg`` claim of a token, with full names."""
@@ -147,7 +148,7 @@ class Grants:
                     raise InvalidParameter(
                         "a queue is 1 to 80 of A-Z, a-z, 0-9, '_' and '-', or the beginning of names and a '*'"
                     )
-                if not any(_queue_covers(granted, name) for granted in self.queues):
+                if not any(queue_covers(granted, name) for granted in self.queues):
                     raise InsufficientScope(f"the key does not grant the queue {name!r}")
         return Grants(within(self.publish, publish), within(self.subscribe, subscribe), chosen)
 

@@ -97,6 +97,10 @@ class Directory:
         """All queues of all namespaces."""
         return [(namespace, one) for namespace, queues in self._known.items() for one in queues.values()]
 
+    def count(self, namespace: Namespace) -> int:
+        """How many queues a namespace has."""
+        return len(self._known.get(namespace, ()))
+
     def listing(
         self, namespace: Namespace, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[QueueDescription]:

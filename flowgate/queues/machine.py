@@ -30,6 +30,8 @@ from flowgate.queues.remembered import Origins, Remembered
 MAX_IN_FLIGHT: Final = 120_000
 """Messages of one queue that are with receivers."""
 MAX_MESSAGES_IN_ENTRY: Final = 1024
+MAX_MOVES: Final = 50
+"""Messages that one receive has moved to the dead-letter queue: its receiver waits for that."""
 
 
 _SECOND: Final = 1_000_000_000
@@ -71,6 +73,8 @@ class QueueMachine:
         """Visible messages that a receive could be given now: of groups that are not blocked."""
         self.moving: dict[int, int] = {}
         """Messages on their way to the dead-letter queue, with the time since when."""
+        self.freed: list[int] = []
+        """Entries whose messages have all gone, since somebody emptied this list."""
         self._messages: dict[int, Message] = {}
         self._touched: dict[int, Message] = {}  # those of which their entries no longer say everything
         self._order: deque[int] = deque()  # places as they came; some are gone
@@ -290,9 +294,11 @@ class QueueMachine:
         left = self._left.get(sequence)
         if left is None:
             self._dead[sequence] = self.upto
+            self.freed.append(sequence)
         elif left == 1:
             del self._left[sequence]
             self._dead[sequence] = self.upto
+            self.freed.append(sequence)
             if self._holes:
                 self._holes.difference_update(range(sequence << 10, (sequence << 10) + MAX_MESSAGES_IN_ENTRY))
         else:
@@ -381,7 +387,7 @@ class QueueMachine:
         shown: list[Message] = []
         rotation = self._rotation
         full = self.in_flight >= self.max_in_flight
-        while rotation and len(grants) < limit and not full:
+        while rotation and len(grants) < limit and len(moving) < MAX_MOVES and not full:
             served, key = heapq.heappop(rotation)
             group = self._groups.get(key)
             if group is None or not group.waiting or group.served != served:
@@ -390,7 +396,7 @@ class QueueMachine:
             if self.fifo and group.in_flight:
                 continue
             took = False
-            while group.visible and len(grants) < limit and not full:
+            while group.visible and len(grants) < limit and len(moving) < MAX_MOVES and not full:
                 message = self._first(group)
                 if max_receives and message.receives >= max_receives:
                     moving.append(self._grant(message))
@@ -472,9 +478,7 @@ class QueueMachine:
             return Done.GONE
         if self.fifo and (message.state is not State.FLIGHT or message.receives != number):
             return Done.EXPIRED
-        if message.state is State.MOVING:
-            return Done.GONE
-        self._forget(message)
+        self._forget(message)  # also on its way to the dead-letter queue: it need not arrive there
         return Done.DONE
 
     def _change(self, place: int, number: int, visibility: int) -> Done:
@@ -580,8 +584,11 @@ class QueueMachine:
         return self.offered + sum(1 for _ in self._due(now))
 
     def counts(self, now: int, retention: int) -> tuple[int, int, int]:
-        """Visible, in flight, delayed, as they are at ``now``; without what is too old."""
-        visible, in_flight, delayed = self.visible, self.in_flight, self.delayed
+        """Visible, in flight, delayed, as they are at ``now``; without what is too old.
+
+        What is on its way to the dead-letter queue is in flight.
+        """
+        visible, in_flight, delayed = self.visible, self.in_flight + len(self.moving), self.delayed
         for message in self._due(now):
             if message.state is State.DELAYED:
                 delayed -= 1
@@ -593,7 +600,7 @@ class QueueMachine:
                 visible -= 1
             elif message.state is State.DELAYED:
                 delayed -= 1
-            elif message.state is State.FLIGHT:
+            else:
                 in_flight -= 1
         return visible, in_flight, delayed
 

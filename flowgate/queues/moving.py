@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from flowgate.errors import NotFound
+from flowgate.errors import NotFound, Refused
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
 from flowgate.queues.held import Grant
@@ -57,6 +58,7 @@ class DeadLetters:
                 await replica.command("b", grant.place)
             return
         bodies = await replica.fetch(grants)
+        under_way: list[tuple[Grant, Deferred[Any]]] = []
         for grant, blob in zip(grants, bodies, strict=True):
             message = replica.machine.find(grant.place)
             if blob is None or message is None:
@@ -65,7 +67,7 @@ class DeadLetters:
             fifo = replica.machine.fifo
             if fifo:
                 envelope = attrs.evolve(envelope, dedup_id=envelope.id)
-            await target.command(
+            command = (
                 "s",
                 message.size,
                 0,
@@ -76,6 +78,27 @@ class DeadLetters:
                 None if fifo else grant.sent,
                 grant.number,
                 grant.first,
-                blob=envelope.encode(),
             )
-            await replica.command("m", grant.place)
+            under_way.append((grant, target.command(*command, blob=envelope.encode())))
+        there = await all_done([(grant, stored) for grant, stored in under_way])
+        await all_done([(grant, replica.command("m", grant.place)) for grant in there])
+
+
+async def all_done(under_way: Sequence[tuple[Grant, Deferred[Any]]]) -> list[Grant]:
+    """Wait for commands that were given together.
+
+    :returns: those whose command was carried out.
+    :raises Refused: if none was; the others are not lost sight of.
+    """
+    done: list[Grant] = []
+    refusal: Refused | None = None
+    for grant, command in under_way:
+        try:
+            await command
+        except Refused as error:
+            refusal = error
+        else:
+            done.append(grant)
+    if refusal is not None and not done:
+        raise refusal
+    return done

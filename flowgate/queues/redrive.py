@@ -21,11 +21,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flowgate.errors import Conflict, NotFound, Refused
+from flowgate.auth.permissions import queue_covers
+from flowgate.errors import Conflict, InsufficientScope, NotFound, Refused
 from flowgate.interfaces import IStore
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
-from flowgate.queues.held import Grant
+from flowgate.queues.held import Grant, Handout
 from flowgate.queues.model import Redrive
 from flowgate.queues.moving import Open, origin_of
 from flowgate.queues.replica import Replica
@@ -37,6 +38,7 @@ REMEMBERED: Final = 10
 
 _BEAT_SECONDS: Final = 3.0
 _LOST_SECONDS: Final = 12.0
+_BLOCKED_SECONDS: Final = 0.5
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 10
 _HIDDEN_MS: Final = 7_000  # over before a task is lost, of which was last told some seconds earlier
@@ -57,11 +59,13 @@ class _Task:
 
     :ivar runner: the node.
     :ivar beat: when it last said so, seconds since 1970 UTC.
+    :ivar grants: the queues that who began it may use, as grants have them.
     """
 
     redrive: Redrive
     runner: str
     beat: float
+    grants: tuple[str, ...] = ("*",)
 
 
 def _key(namespace: Namespace, name: str) -> str:
@@ -73,7 +77,14 @@ def _write(tasks: list[_Task]) -> bytes:
 
 
 def _parse(value: bytes) -> list[_Task]:
-    return [_Task(Redrive(**one["redrive"]), one["runner"], one["beat"]) for one in json.loads(value)]
+    return [
+        _Task(Redrive(**one["redrive"]), one["runner"], one["beat"], tuple(one["grants"])) for one in json.loads(value)
+    ]
+
+
+def covered(grants: Sequence[str], name: str) -> bool:
+    """Whether grants of queues take in the queue ``name``."""
+    return any(queue_covers(granted, name) for granted in grants)
 
 
 class Redrives:
@@ -139,7 +150,12 @@ class Redrives:
     # -- what a queue's owner asks for
 
     async def begin(
-        self, namespace: Namespace, name: str, destination: str | None, max_per_second: int | None
+        self,
+        namespace: Namespace,
+        name: str,
+        destination: str | None,
+        max_per_second: int | None,
+        grants: Sequence[str],
     ) -> Redrive:
         """Begin to move what a dead-letter queue holds.
 
@@ -153,7 +169,7 @@ class Redrives:
         def add(tasks: list[_Task]) -> list[_Task]:
             if any(task.redrive.status in _RUNNING for task in tasks):
                 raise RedriveRunning()
-            return [_Task(redrive, self._node, self._now()), *tasks][:REMEMBERED]
+            return [_Task(redrive, self._node, self._now(), tuple(grants)), *tasks][:REMEMBERED]
 
         await self._edit(_key(namespace, name), add)
         self._begin(namespace, name, redrive.id)
@@ -231,10 +247,14 @@ class Redrives:
                 moved, beaten = 0, now
                 if task.redrive.status == "cancelling":
                     break
-            handout = await replica.receive(limit, _HIDDEN_MS, 0, 0, retention)
+            # Not in line with those who wait for messages of this queue: they would make it look empty.
+            handout: Handout = await replica.command("r", limit, _HIDDEN_MS, 0, retention)
             if not handout.grants:
-                break
-            done, failure = await self._move(replica, handout.grants, task.redrive.destination)
+                if not replica.machine.counts(replica.bus_now(), retention)[0]:
+                    break
+                await deferLater(self._clock, _BLOCKED_SECONDS)  # a FIFO group of which somebody has a message
+                continue
+            done, failure = await self._move(replica, handout.grants, task)
             moved += done
             if failure:
                 break
@@ -260,7 +280,7 @@ class Redrives:
 
         await self._edit(key, end)
 
-    async def _move(self, replica: Replica, grants: Sequence[Grant], destination: str | None) -> tuple[int, str]:
+    async def _move(self, replica: Replica, grants: Sequence[Grant], task: _Task) -> tuple[int, str]:
         """Move messages, as new ones; give back those that follow one that cannot be moved.
 
         :returns: how many were moved, and why no more, or nothing.
@@ -270,21 +290,23 @@ class Redrives:
             bodies = await replica.fetch(grants)
             for grant, blob in zip(grants, bodies, strict=True):
                 if blob is not None:
-                    await self._move_one(replica, grant, blob, destination)
+                    await self._move_one(replica, grant, blob, task)
                 moved += 1
         except (Refused, CancelledError) as error:
             for grant in grants[moved:]:
                 replica.give_back(grant)
-            if isinstance(error, NotFound):
+            if isinstance(error, NotFound | InsufficientScope):
                 return moved, error.detail
             raise
         return moved, ""
 
-    async def _move_one(self, replica: Replica, grant: Grant, blob: bytes, destination: str | None) -> None:
+    async def _move_one(self, replica: Replica, grant: Grant, blob: bytes, task: _Task) -> None:
         envelope = Envelope.decode(blob)
-        goal = destination or envelope.source
+        goal = task.redrive.destination or envelope.source
         if goal is None:
             raise NotFound("a message did not come from another queue: name a destination")
+        if not covered(task.grants, goal):
+            raise InsufficientScope(f"who began the task may not send to the queue {goal}")
         await self._directory.find(replica.namespace, goal)
         target = await self._open(replica.namespace, goal)
         message = replica.machine.find(grant.place)

@@ -29,7 +29,7 @@ from flowgate.interfaces import IQueueFollower, IQueueLog
 from flowgate.message import LogEntry
 from flowgate.queues.bodies import Bodies, join, split
 from flowgate.queues.held import Grant, Handout, entry_of
-from flowgate.queues.machine import MAX_IN_FLIGHT, QueueMachine
+from flowgate.queues.machine import MAX_IN_FLIGHT, MAX_MOVES, QueueMachine
 from flowgate.queues.model import is_fifo
 from flowgate.topics import Namespace
 
@@ -52,6 +52,7 @@ _RETRY_ENTRIES: Final = 1_024
 _AGAIN_SECONDS: Final = 0.005
 _EARLY_SECONDS: Final = 0.001
 _MOVE_SECONDS: Final = 10
+_MOVES_SECONDS: Final = 1.0  # for which a receive goes on to look behind messages that were received too often
 _SECOND: Final = 1_000_000_000
 
 GONE: Final = "there is no such queue"
@@ -280,12 +281,11 @@ class Replica:
             self._tail_bytes += len(entry.payload)
             if machine.holds(entry.sequence):
                 self._bodies.keep(self, entry.sequence, entry.payload)
+        for sequence in machine.freed:
+            self._bodies.drop(self, sequence)
+        machine.freed.clear()
         for command in commands:
-            if command[0] == "d":
-                sequence = command[1] >> 10
-                if not machine.holds(sequence):
-                    self._bodies.drop(self, sequence)
-            elif command[0] == "t":
+            if command[0] == "t":
                 self._tail = machine.upto - command[1]
                 self._tail_bytes = 0
             elif command[0] == "p":
@@ -429,6 +429,8 @@ class Replica:
     def _given(self, handout: Handout, receiver: _Receiver) -> None:
         if receiver.gone:
             self._give_back(handout.grants)
+        elif handout.moving and not handout.grants and self._clock.seconds() < receiver.deadline + _MOVES_SECONDS:
+            self._ask(receiver)  # they were in the way of others
         elif handout.grants or receiver.over or self._clock.seconds() >= receiver.deadline:
             self._answer(receiver, handout)
         elif not self._closed:
@@ -553,16 +555,24 @@ class Replica:
 
     # -- dead letters
 
-    def move(self, grants: Sequence[Grant]) -> Deferred[None]:
-        """Have messages moved to the dead-letter queue that were received too often."""
+    def move(self, grants: Sequence[Grant]) -> Deferred[bool]:
+        """Have messages moved to the dead-letter queue that were received too often.
+
+        :returns: a Deferred of whether that was done.
+        """
         places = {one.place for one in grants}
         self._moving |= places
 
-        def done(result: Any) -> None:
+        def done(result: Any) -> bool:
             self._moving -= places
+            if not isinstance(result, Failure):
+                return True
             # After an outage they stay on their way, and this node or another tries again.
-            if isinstance(result, Failure) and result.check(Refused) is None:
+            if result.check(Refused) is None:
                 self._log.failure("messages could not be moved to the dead-letter queue", result)
+            if self.machine.moving and not self._closed:
+                self._watch_moves()
+            return False
 
         return self._mover(self, grants).addBoth(done)
 
@@ -574,10 +584,11 @@ class Replica:
 
     def _move_left(self) -> None:
         before = self.bus_now() - _MOVE_SECONDS * _SECOND
-        left = [p for p, since in self.machine.moving.items() if since <= before and p not in self._moving][:100]
+        left = [p for p, since in self.machine.moving.items() if since <= before and p not in self._moving][:MAX_MOVES]
         if left:
-            self.move([grant for place in left if (grant := self.machine.grant(place)) is not None])
-        if self.machine.moving:
+            moved = self.move([grant for place in left if (grant := self.machine.grant(place)) is not None])
+            moved.addCallback(lambda whole: self._move_left() if whole and not self._closed else None)
+        elif self.machine.moving:
             self._watch_moves()
 
     # -- checkpoints

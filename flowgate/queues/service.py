@@ -12,20 +12,25 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from zope.interface import implementer
 
+from flowgate.auth.permissions import Principal
+from flowgate.connections import Connections, IConnection
 from flowgate.errors import (
     BusUnavailable,
     Conflict,
+    InsufficientScope,
     InvalidParameter,
     MessageTooLarge,
     MissingField,
     NotFound,
+    RateLimited,
     Refused,
 )
 from flowgate.interfaces import IQueueLogs, IStore
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
-from flowgate.queues.held import Accepted, Done, Grant
+from flowgate.queues.held import Accepted, Done, Grant, Handout
 from flowgate.queues.machine import MAX_IN_FLIGHT
 from flowgate.queues.model import (
     MAX_DELAY,
@@ -60,12 +65,14 @@ from flowgate.queues.model import (
 from flowgate.queues.moving import DeadLetters
 from flowgate.queues.opening import OpenQueues
 from flowgate.queues.receipts import Receipt, Receipts
-from flowgate.queues.redrive import Redrives
+from flowgate.queues.redrive import Redrives, covered
 from flowgate.queues.replica import Replica, Soon, at_once
 from flowgate.topics import Namespace
 
 MAX_MESSAGES: Final = 1_000_000
 """Messages that one queue holds; every node that uses it keeps some 300 bytes of each in memory."""
+MAX_QUEUES: Final = 10_000
+"""Queues of one application."""
 MAX_PEEK: Final = 1000
 """Messages that are looked at at once."""
 MAX_SUBSCRIPTIONS: Final = 100
@@ -77,6 +84,39 @@ _MS: Final = 1_000_000
 
 class VisibilityTotal(InvalidParameter):
     code, title = "visibility_total", "A message is with one receiver for 12 hours at most"
+
+
+@implementer(IConnection)
+class _Poll:
+    """A receive that waits."""
+
+    def __init__(self, waiting: Deferred[Handout]) -> None:
+        self._waiting = waiting
+        self._reason: Refused | None = None
+
+    def end(self, reason: Refused | None) -> None:
+        self._reason = reason or BusUnavailable("the gateway is going away")
+        self._waiting.cancel()
+
+    async def ended(self, connections: Connections, principal: Principal) -> Handout:
+        """What the receive brought.
+
+        :raises Refused: if it was ended.
+        """
+        try:
+            connections.add(self, principal)
+        except Refused:
+            self._waiting.cancel()
+            self._waiting.addErrback(lambda _: None)
+            raise
+        try:
+            return await self._waiting
+        except CancelledError:
+            if self._reason is None:
+                raise
+            raise self._reason from None
+        finally:
+            connections.remove(self)
 
 
 class Queues:
@@ -95,6 +135,7 @@ class Queues:
         clock: IReactorTime,
         now: Callable[[], float],
         *,
+        connections: Connections | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         soon: Soon = at_once,
     ) -> None:
@@ -105,11 +146,13 @@ class Queues:
         :param secret: signs receipts; the same on all nodes.
         :param clock: for waiting.
         :param now: seconds since 1970 UTC.
+        :param connections: where receives that wait are known, so that they can be ended.
         :param max_in_flight: messages of one queue that are with receivers; the same on all nodes.
         :param soon: calls something once all that has come by now is taken in: what it leads to can go together.
         """
         self._logs = logs
         self._receipts = Receipts(secret)
+        self._connections = connections
         self._directory = Directory(store, now)
         self.opened = OpenQueues(
             logs, self._directory, clock, now, lambda *moves: self._dead_letters.move(*moves), max_in_flight, soon
@@ -169,6 +212,8 @@ class Queues:
     ) -> Configured:
         present = await self._find(namespace, name, missing_is_none=True)
         if present is None:
+            if self._directory.count(namespace) >= MAX_QUEUES:
+                raise RateLimited(f"an application has at most {MAX_QUEUES} queues")
             await self._check_dead_letter(namespace, name, config)
             await self._logs.create(namespace, name)
             try:
@@ -354,6 +399,9 @@ class Queues:
         except NotFound:
             if not may_create:
                 raise
+            refusals = _refusals(messages, QueueConfig.parse(name, {}))
+            if len(refusals) == len(messages):
+                return list(refusals)  # no queue for what it would not take
             with contextlib.suppress(Conflict):  # made with something else than defaults in this moment
                 await self._create(namespace, name, QueueConfig.parse(name, {}), ())
             replica, config = await self._use(namespace, name)
@@ -419,8 +467,7 @@ class Queues:
             for message, origin in zip(messages, origins, strict=True):
                 size = len(message.body.encode()) + attributes_bytes(message.attributes)
                 envelope = _envelope(message, message.body.encode())
-                delay = 0 if config.fifo else config.delay * 1000
-                command = ("s", size, delay, message.group, None, None, origin)
+                command = ("s", size, config.delay * 1000, message.group, None, None, origin)
                 under_way.append(replica.command(*command, blob=envelope.encode()))
             refusal = None
             for one in under_way:
@@ -443,6 +490,7 @@ class Queues:
         wait: int | None = None,
         visibility: int | None = None,
         attempt: str | None = None,
+        principal: Principal | None = None,
     ) -> Deferred[list[ReceivedMessage]]:
         """Take messages, each for a while.
 
@@ -453,11 +501,12 @@ class Queues:
         :param visibility: seconds until a message that was not deleted is handed out again, 0 to 43,200; ``None``:
             as the queue is configured.
         :param attempt: FIFO: names this attempt, so that a repetition gets the same messages.
+        :param principal: who waits: it ends when their token or key is revoked.
         :returns: a Deferred of a list of :class:`ReceivedMessage`.
         :raises NotFound: through the Deferred.
         :raises InFlightLimit: through the Deferred, if a standard queue is not waited for and has too much in flight.
         """
-        return Deferred.fromCoroutine(self._receive(namespace, name, limit, wait, visibility, attempt))
+        return Deferred.fromCoroutine(self._receive(namespace, name, limit, wait, visibility, attempt, principal))
 
     async def _receive(
         self,
@@ -467,6 +516,7 @@ class Queues:
         wait: int | None,
         visibility: int | None,
         attempt: str | None,
+        principal: Principal | None,
     ) -> list[ReceivedMessage]:
         check_range("max", limit, 1, MAX_RECEIVE)
         if wait is not None:
@@ -482,7 +532,7 @@ class Queues:
         if dead is not None and self._directory.known(namespace, dead.queue) is None:
             dead = None  # nowhere to go: they are handed out as before
         seconds = config.receive_wait if wait is None else wait
-        handout = await replica.receive(
+        waiting = replica.receive(
             limit,
             (config.visibility if visibility is None else visibility) * 1000,
             seconds,
@@ -490,6 +540,10 @@ class Queues:
             config.retention,
             attempt,
         )
+        if seconds and principal is not None and self._connections is not None and not waiting.called:
+            handout = await _Poll(waiting).ended(self._connections, principal)
+        else:
+            handout = await waiting
         if not handout.grants:
             if handout.full and not config.fifo and not seconds:
                 raise InFlightLimit(f"{replica.machine.max_in_flight} messages are with receivers")
@@ -613,13 +667,20 @@ class Queues:
     # -- move tasks
 
     def start_redrive(
-        self, namespace: Namespace, name: str, destination: str | None = None, max_per_second: int | None = None
+        self,
+        namespace: Namespace,
+        name: str,
+        destination: str | None = None,
+        max_per_second: int | None = None,
+        grants: Sequence[str] = ("*",),
     ) -> Deferred[Redrive]:
         """Begin to move what a dead-letter queue holds, the oldest first, as new messages.
 
         :param destination: a queue of the same kind; ``None``: each goes to the queue that it came from.
         :param max_per_second: 1 to 500; ``None``: as fast as it goes.
+        :param grants: the queues that who asks may use: to others nothing is moved.
         :returns: a Deferred of :class:`Redrive`.
+        :raises InsufficientScope: through the Deferred, if they do not cover where the messages would go.
         :raises NotFound: through the Deferred, if one of the queues does not exist.
         :raises RedriveRunning: through the Deferred.
         """
@@ -632,7 +693,10 @@ class Queues:
                 await self._use(namespace, destination)
                 if destination == name or is_fifo(destination) != is_fifo(name):
                     raise InvalidParameter("the destination is another queue of the same kind")
-            return await self._redrives.begin(namespace, name, destination, max_per_second)
+            for goal in self.sources(namespace, name) if destination is None else [destination]:
+                if not covered(grants, goal):
+                    raise InsufficientScope(f"the token does not permit using the queue {goal}")
+            return await self._redrives.begin(namespace, name, destination, max_per_second, grants)
 
         return Deferred.fromCoroutine(start())
 
@@ -728,6 +792,17 @@ class Queues:
             return True
 
         return Deferred.fromCoroutine(unsubscribe())
+
+
+def _refusals(messages: Sequence[Outgoing], config: QueueConfig) -> list[Refused]:
+    """Why messages cannot be sent to a queue of this configuration."""
+    refusals: list[Refused] = []
+    for message in messages:
+        try:
+            _prepare(message, config)
+        except Refused as refusal:
+            refusals.append(refusal)
+    return refusals
 
 
 def _prepare(message: Outgoing, config: QueueConfig) -> tuple[Envelope, int, str | None]:

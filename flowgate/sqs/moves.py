@@ -72,7 +72,7 @@ class Moves:
         if not self._queues.sources(call.home, name):
             raise SqsError("InvalidParameterValue", "Source queue must be configured as a Dead Letter Queue.")
         try:
-            task = await self._queues.start_redrive(call.home, name, destination=destination, max_per_second=rate)
+            task = await self._queues.start_redrive(call.home, name, destination, rate, call.principal.grants.queues)
         except Conflict:
             raise SqsError(
                 "UnsupportedOperation",

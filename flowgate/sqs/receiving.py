@@ -68,7 +68,7 @@ class Receiving:
                 if asked not in _SYSTEM and asked not in KNOWN and asked != "All":
                     raise unknown_attribute(asked)
         received = await self._queues.receive(
-            call.home, name, 1 if limit is None else limit, wait=wait, visibility=visibility, attempt=attempt
+            call.home, name, 1 if limit is None else limit, wait, visibility, attempt, call.principal
         )
         if not received:
             return {}

@@ -193,13 +193,14 @@ class SqsCalls:
         if b"x-amz-security-token" in headers or b"X-Amz-Security-Token=" in query:
             raise InvalidToken("there are no session tokens")
         address = str(getattr(request.getClientAddress(), "host", ""))
-        if self._failures.too_many(address, claim.key_id):
-            raise SqsError("RequestThrottled", "Too many requests with a wrong signature; wait a minute.")
         try:
             self._signatures.verify(claim, request.method, path, query, headers, request.body())
         except SqsError as error:
             if error.name != "SignatureDoesNotMatch":
                 raise
+            # Whoever signs rightly is let in all the same: key ids are public, and addresses are shared.
+            if self._failures.too_many(address, claim.key_id):
+                raise SqsError("RequestThrottled", "Too many requests with a wrong signature; wait a minute.") from None
             if self._failures.add(address, claim.key_id):
                 _log.warn("a request that was signed as {key_id} has a wrong signature", key_id=claim.key_id)
             if self._keyring.find(claim.key_id) is None:
@@ -239,7 +240,7 @@ def _protocol(request: Request, path: bytes, query: bytes, headers: Headers) -> 
     except SqsError as error:
         raise InvalidParameter(error.message) from None
     if "Action" not in parameters:
-        raise NotFound("there is no such thing here but Amazon SQS's protocol, which is explained in /docs/sqs")
+        raise NotFound("there is no such thing here but Amazon SQS's protocol, which is explained in /docs#sqs")
     return _Query(path, parameters)
 
 

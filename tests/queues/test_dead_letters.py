@@ -130,7 +130,7 @@ class StandardTests(QueuesTestCase):
         self.assertNoResult(waiting)
         failing.errback(BusUnavailable())
         self.assertEqual(said(self.done(waiting)), ["y"])
-        self.assertEqual((self.counts(), self.counts("dead")), ((0, 1, 0), (0, 0, 0)))
+        self.assertEqual((self.counts(), self.counts("dead")), ((0, 2, 0), (0, 0, 0)))
         self.clock.pump([20] * 3)
         self.assertEqual(self.counts("dead"), (0, 0, 0))
         del dead.append  # type: ignore[union-attr]

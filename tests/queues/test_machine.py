@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowgate.queues import machine
 from flowgate.queues.held import Done, Grant, entry_of, place_of
 from tests.queues.machines import BEGIN, HOUR, SECOND, MachineTestCase
 
@@ -268,7 +269,7 @@ class RetentionTests(MachineTestCase):
         self.send(delay=900_000)
         self.take(1, 0)
         self.one("r", 2, HOUR, 1)
-        self.assertEqual((list(self.machine.moving), self.counts()), ([first], (0, 1, 1)))
+        self.assertEqual((list(self.machine.moving), self.counts()), ([first], (0, 2, 1)))
         self.pass_(60)
         self.assertEqual(self.counts(60), (0, 0, 0))
         self.one("x", 60)
@@ -399,7 +400,7 @@ class DeadLetterTests(MachineTestCase):
         handout = self.one("r", 2, 30_000, 1)
         self.assertEqual([grant.place for grant in handout.moving], [first])
         self.assertEqual([grant.place for grant in handout.grants], [second, third])
-        self.assertEqual((self.counts(), len(self.machine)), ((0, 2, 0), 2))
+        self.assertEqual((self.counts(), len(self.machine)), ((0, 3, 0), 2))
 
     def test_counted_until_then(self) -> None:
         """Until somebody receives, a message that was received often enough is counted as visible."""
@@ -438,14 +439,38 @@ class DeadLetterTests(MachineTestCase):
         self.assertEqual(self.places(), [place])
 
     def test_on_its_way(self) -> None:
-        """On its way a message cannot be deleted, changed or received."""
+        """On its way a message cannot be changed or received."""
         place = self.send()
         self.take(1, 0)
         self.one("r", 1, 0, 1)
-        for command in (("d", place, 1), ("v", place, 1, 0), ("u", place, 1)):
+        for command in (("v", place, 1, 0), ("u", place, 1)):
             self.assertIs(self.one(*command), Done.GONE)
         self.assertEqual(self.places(), [])
         self.assertEqual(list(self.machine.moving), [place])
+
+    def test_deleted_on_its_way(self) -> None:
+        """What is deleted on its way is gone: whatever becomes of the move brings nothing back."""
+        place = self.send()
+        self.take(1, 0)
+        self.one("r", 1, 0, 1)
+        self.assertIs(self.one("d", place, 1), Done.DONE)
+        self.assertIs(self.one("b", place), Done.GONE)
+        self.assertEqual((self.counts(), self.machine.moving), ((0, 0, 0), {}))
+
+    def test_many(self) -> None:
+        """One receive moves a bounded number, and so does the next."""
+        self.patch(machine, "MAX_MOVES", 3)
+        for _ in range(5):
+            self.send()
+        for _ in range(5):
+            self.take(1, 60_000)
+        self.pass_(60)
+        self.send()
+        moved = []
+        for _ in range(2):
+            handout = self.one("r", 1, 0, 1)
+            moved.append((len(handout.moving), len(handout.grants)))
+        self.assertEqual(moved, [(3, 0), (2, 1)])
 
     def test_received_elsewhere(self) -> None:
         """Receives that a message had in another queue count, and so does its first one."""

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from flowgate.errors import BusUnavailable, InvalidParameter, NotFound
+from flowgate.errors import BusUnavailable, InsufficientScope, InvalidParameter, NotFound
 from flowgate.queues import redrive
 from flowgate.queues.model import Redrive
 from flowgate.queues.redrive import BUCKET, RedriveRunning
@@ -55,6 +55,36 @@ class MoveTests(RedriveTestCase):
         self.assertEqual(self.bodies(name="r"), ["c"])
         self.assertEqual(self.counts("dead"), (0, 0, 0))
         self.assertEqual(self.status(), ("completed", 4))
+
+    def test_not_granted(self) -> None:
+        """Nothing is moved to a queue that who began the task may not use; also if it is no source any more."""
+        self.kill("a", name="r")
+        start = self.one.queues.start_redrive
+        self.failureResultOf(start(HOME, "dead", grants=("dead", "q")), InsufficientScope)
+        self.failureResultOf(start(HOME, "dead", "r", grants=("dead", "q*")), InsufficientScope)
+        self.done(self.one.queues.change(HOME, "r", {"dead_letter": None}))
+        self.start(grants=("dead", "q"))
+        self.assertEqual((self.status(), self.counts("r")), (("failed", 0), (0, 0, 0)))
+        self.assertIn("may not", self.tasks()[0].failure)
+        self.start(grants=("*",))
+        self.assertEqual(self.bodies(name="r"), ["a"])
+
+    def test_beside_receivers_that_wait(self) -> None:
+        """Who waits for messages of the dead-letter queue does not make it look empty."""
+        self.make("dead.fifo")
+        self.make("q.fifo", dead_letter=dead_letter("dead.fifo", 1))
+        for number in range(30):
+            self.send(str(number), name="q.fifo", group="g", dedup_id=str(number))
+        self.receive(10, name="q.fifo", visibility=0)
+        self.receive(10, name="q.fifo", visibility=0)
+        self.receive(10, name="q.fifo", visibility=0)
+        for _ in range(2):
+            self.wait(name="dead.fifo", wait=20, visibility=2)
+        self.done(self.one.queues.start_redrive(HOME, "dead.fifo", "q.fifo"))
+        self.clock.pump([0.5] * 60)
+        [task] = self.done(self.one.queues.redrives(HOME, "dead.fifo"))
+        self.assertEqual(task.status, "completed")
+        self.assertEqual(self.counts("dead.fifo")[0], 0)
 
     def test_to_a_destination(self) -> None:
         """Or all go to a queue that is named, also those that were sent to the dead-letter queue itself."""

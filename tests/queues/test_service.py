@@ -13,10 +13,12 @@ from flowgate.errors import (
     InvalidParameter,
     MessageTooLarge,
     NotFound,
+    RateLimited,
 )
 from flowgate.queues import service
 from flowgate.queues.model import (
     Attribute,
+    Configured,
     InFlightLimit,
     InvalidAttribute,
     InvalidCharacters,
@@ -341,6 +343,24 @@ class StatsTests(QueuesTestCase):
         self.send("e")
         self.clock.advance(60)
         self.assertEqual(self.bodies(), ["e"])
+
+
+class NewQueueTests(QueuesTestCase):
+    """Queues that come into being by being sent to, and how many there may be."""
+
+    def test_refused(self) -> None:
+        """What a new queue would not take makes no queue."""
+        [result] = self.done(self.queues.send(HOME, "new", [Outgoing("")], may_create=True))
+        self.assertIsInstance(result, InvalidParameter)
+        self.failureResultOf(self.queues.describe(HOME, "new"), NotFound)
+
+    def test_too_many(self) -> None:
+        """An application has a bounded number of queues; those that are there stay as they are."""
+        self.patch(service, "MAX_QUEUES", 1)
+        self.make("one")
+        self.failureResultOf(self.queues.configure(HOME, "two", {}), RateLimited)
+        self.failureResultOf(self.queues.send(HOME, "two", [Outgoing("x")], may_create=True), RateLimited)
+        self.assertIs(self.done(self.queues.configure(HOME, "one", {})), Configured.SAME)
 
 
 class DepositTests(QueuesTestCase):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError
 
-from flowgate.errors import BusUnavailable, NotFound, RateLimited
+from flowgate.auth.permissions import Grants, Principal
+from flowgate.connections import Connections
+from flowgate.errors import BusUnavailable, InvalidToken, NotFound, RateLimited, TooManyConnections
 from flowgate.queues import replica
 from tests.queues.nodes import HOME, QueuesTestCase, dead_letter, said
 
@@ -311,3 +313,53 @@ class WaitingTests(QueuesTestCase):
         self.queues.stop()
         self.failureResultOf(waiting, BusUnavailable)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class EndedTests(QueuesTestCase):
+    """Receives that wait are connections."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make()
+        self.connections = Connections(2)
+        self.patch(self.one.queues, "_connections", self.connections)
+        self.principal = Principal("alice", "shop", HOME, "key", Grants.everything(HOME), 1e12, "token", 0)
+
+    def test_revoked(self) -> None:
+        """Who waits is told that their key is revoked, and takes nothing."""
+        waiting = self.wait(principal=self.principal)
+        self.assertEqual(len(self.connections), 1)
+        self.connections.end(InvalidToken("the token was revoked"), lambda principal: principal.key_id == "key")
+        self.failureResultOf(waiting, InvalidToken)
+        self.send("a")
+        self.assertEqual((self.counts(), len(self.connections)), ((1, 0, 0), 0))
+
+    def test_going_away(self) -> None:
+        """Who waits at a node that goes away is told to try again."""
+        waiting = self.wait(principal=self.principal)
+        self.connections.end(None)
+        self.failureResultOf(waiting, BusUnavailable)
+
+    def test_served(self) -> None:
+        """Who is served is counted no longer; who finds something at once never was."""
+        waiting = self.wait(principal=self.principal)
+        self.send("a")
+        self.assertEqual(said(self.done(waiting)), ["a"])
+        self.send("b")
+        self.assertEqual(said(self.done(self.wait(principal=self.principal))), ["b"])
+        self.assertEqual(len(self.connections), 0)
+
+    def test_too_many(self) -> None:
+        """Beyond the node's limit of connections a receive that would wait is refused."""
+        for _ in range(2):
+            self.wait(principal=self.principal)
+        self.failureResultOf(self.wait(principal=self.principal), TooManyConnections)
+        self.send("a", "b", "c")
+        self.assertEqual(self.counts(), (1, 2, 0))
+
+    def test_gone(self) -> None:
+        """Who goes away is counted no longer."""
+        waiting = self.wait(principal=self.principal)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(len(self.connections), 0)
