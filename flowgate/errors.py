@@ -88,6 +88,10 @@ class AccountSuspended(Refused):
     status, code, title = 403, "account_suspended", "The account is suspended"
 
 
+class OriginNotAllowed(Refused):
+    status, code, title = 403, "origin_not_allowed", "Pages of this origin may not connect"
+
+
 class NotFound(Refused):
     status, code, title = 404, "not_found", "No such thing here"
 
@@ -100,12 +104,20 @@ class Conflict(Refused):
     status, code, title = 409, "conflict", "It exists already, and differs"
 
 
+class IdempotencyInProgress(Refused):
+    status, code, title, default_retry_after = 409, "idempotency_in_progress", "The key's first message is under way", 1
+
+
 class MessageTooLarge(Refused):
     status, code, title = 413, "message_too_large", "The message is too large"
 
 
 class UnsupportedMediaType(Refused):
     status, code, title = 415, "unsupported_media_type", "The content type is not supported"
+
+
+class IdempotencyKeyReused(Refused):
+    status, code, title = 422, "idempotency_key_reused", "The key was used for another message"
 
 
 class RateLimited(Refused):

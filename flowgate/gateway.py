@@ -5,16 +5,18 @@ The adapters of all protocols call this room and nothing below it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.auth.permissions import Principal
-from flowgate.errors import InsufficientScope, InvalidParameter, MessageTooLarge
+from flowgate.errors import BusUnavailable, InsufficientScope, Internal, InvalidParameter, MessageTooLarge, Refused
 from flowgate.interfaces import (
     IBus,
     IBusListener,
@@ -29,6 +31,7 @@ from flowgate.interfaces import (
 )
 from flowgate.limits import Limits, Policies
 from flowgate.message import Backlog, Cursor, RetainedPage, Run, Stored
+from flowgate.repeating import Keys, check_same
 from flowgate.retaining import Retaining
 from flowgate.topics import RESERVED, Namespace, Topic, check_filter, check_topic, is_reserved, resolve
 
@@ -62,6 +65,16 @@ class Route:
     age: int | None
 
 
+class Post(NamedTuple):
+    """One message of those that are published together, as :meth:`Gateway.publish` takes it."""
+
+    route: Route
+    payload: bytes
+    message_id: str | None = None
+    ttl: int | None = None
+    retain: bool = False
+
+
 @attrs.frozen(slots=True)
 class Interest:
     """A filter that its principal may subscribe to."""
@@ -69,6 +82,54 @@ class Interest:
     namespace: Namespace
     filter: str
     full: bool
+
+
+def _listed(stored: Stored) -> list[Stored | Refused]:
+    return [stored]
+
+
+def _runs(posts: Sequence[Post], places: Iterable[int]) -> list[Run]:
+    """Some of several messages as runs, in their order."""
+    runs: list[Run] = []
+    route, age, keyed = None, None, False
+    payloads: list[bytes] = []
+    ids: list[str] = []
+    for place in places:
+        post = posts[place]
+        message_id = post.message_id
+        kept = post.route.age if post.ttl is None else post.ttl
+        if post.route is not route or kept != age or (message_id is not None) is not keyed:
+            route, age, keyed = post.route, kept, message_id is not None
+            payloads, ids = [], []
+            runs.append(Run(route.topic, payloads, qos=1, ttl=age, message_ids=ids))
+        payloads.append(post.payload)
+        if message_id is not None:
+            ids.append(message_id)
+    for run in runs:
+        run.count = len(run.payloads)
+    return runs
+
+
+def _tell(
+    published: Deferred[list[Stored | Refused]], places: Sequence[int], answers: list[Stored | Refused]
+) -> Deferred[None]:
+    """Note what became of some of several messages."""
+
+    def stored(found: list[Stored | Refused]) -> None:
+        for place, one in zip(places, found, strict=True):
+            answers[place] = one
+
+    def failed(failure: Failure) -> None:
+        reason = failure.value
+        if isinstance(reason, CancelledError):
+            return  # nobody waits any more
+        if not isinstance(reason, Refused):
+            _log.failure("messages were not published", failure)
+            reason = Internal()
+        for place in places:
+            answers[place] = reason
+
+    return published.addCallbacks(stored, failed)
 
 
 @implementer(IBusListener)
@@ -98,6 +159,7 @@ class Gateway:
         self._bus = bus
         self._retained = retained
         self._retaining = Retaining(bus, retained, meter)
+        self._keys = Keys()
         self._groups = groups
         self._router = router
         self._policies = policies
@@ -215,23 +277,143 @@ class Gateway:
     ) -> Deferred[Stored]:
         """Store one message.
 
-        :param message_id: the same id within 5 minutes is stored once.
+        :param message_id: an idempotency key: the same message under it within 5 minutes is stored once.
         :param ttl: seconds that it is kept; if ``None``, what the topic's policy says in history, and for ever as the
             retained message.
         :param retain: keep it as the retained message of its topic; an empty one removes what is kept.
         :returns: a Deferred of :class:`Stored`, fired once it is stored, and retained if that was wished.
         :raises MessageTooLarge: at once.
         :raises BusUnavailable: through the Deferred.
+        :raises IdempotencyKeyReused: through the Deferred: the key has been used for another message.
+        :raises IdempotencyInProgress: through the Deferred: this node is about to store the key's message.
         """
         self.check_size(len(payload))
+        if message_id is None:
+            return self._publish(route, payload, None, ttl, qos, retain)
+        return Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain))
 
+    def _publish(
+        self,
+        route: Route,
+        payload: bytes,
+        message_id: str | None,
+        ttl: int | None,
+        qos: int,
+        retain: bool,
+        compared: bool = False,
+    ) -> Deferred[Stored]:
         def publish() -> Deferred[Stored]:
             age = route.age if ttl is None else ttl
             if retain:
-                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl)
+                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl, compared)
             return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
 
         return self._when_followed(route.topic, 1, publish) if self._groups.any else publish()
+
+    async def _publish_once(
+        self, route: Route, payload: bytes, message_id: str, ttl: int | None, qos: int, retain: bool
+    ) -> Stored:
+        topic = route.topic
+        self._keys.begin(topic, message_id)
+        try:
+            stored = await self._publish(route, payload, message_id, ttl, qos, retain, compared=True)
+            if stored.duplicate and not retain:  # else it was compared before it was retained
+                check_same((await self._bus.fetch([stored.sequence])).get(stored.sequence), topic, payload, False)
+            return stored
+        finally:
+            self._keys.end(topic, message_id)
+
+    def publish_many(self, posts: Sequence[Post]) -> Deferred[list[Stored | Refused]]:
+        """Store several messages, in their order.
+
+        It is :meth:`publish` for each, at a lower cost.
+
+        :returns: a Deferred of what became of each, in order: :class:`Stored`, or what it was refused with.
+        :raises MessageTooLarge: at once, for all of them.
+        """
+        self.check_size(max((len(post.payload) for post in posts), default=0))
+        return Deferred.fromCoroutine(self._publish_many(posts))
+
+    async def _publish_many(self, posts: Sequence[Post]) -> list[Stored | Refused]:
+        answers: list[Stored | Refused] = [BusUnavailable()] * len(posts)
+        under_way: list[Deferred[None]] = []
+        keyed: list[int] = []
+        some: list[int] = []  # without a retained one between them
+        try:
+            for place, (route, payload, message_id, ttl, retain) in enumerate(posts):
+                if retain:  # its place in history has to be known first
+                    under_way += self._store(posts, some, answers)
+                    some = []
+                    one = self.publish(route, payload, message_id=message_id, ttl=ttl, retain=True)
+                    under_way.append(_tell(one.addCallback(_listed), [place], answers))
+                    continue
+                if message_id is not None:
+                    try:
+                        self._keys.begin(route.topic, message_id)
+                    except Refused as refusal:
+                        answers[place] = refusal
+                        continue
+                    keyed.append(place)
+                some.append(place)
+            under_way += self._store(posts, some, answers)
+            await DeferredList(under_way)
+            await self._compare(posts, keyed, answers)
+        finally:
+            for place in keyed:
+                self._keys.end(posts[place].route.topic, posts[place].message_id or "")
+        return answers
+
+    def _store(
+        self, posts: Sequence[Post], places: Sequence[int], answers: list[Stored | Refused]
+    ) -> list[Deferred[None]]:
+        """Store some of several messages, and note what became of them."""
+        if not places:
+            return []
+        groups = self._groups
+        if not groups.any:
+            return [_tell(self._bus.publish_many(_runs(posts, places)), places, answers)]
+
+        def publish(_: None, some: Sequence[int]) -> Deferred[list[Stored | Refused]]:
+            def stored(result: _T) -> _T:
+                for topic, count in Counter(posts[place].route.topic for place in some).items():
+                    groups.stored(topic, count)
+                return result
+
+            return self._bus.publish_many(_runs(posts, some)).addBoth(stored)
+
+        # Only the topics wait that have to; one topic's messages stay in order, also with those that come later.
+        by_topic: dict[Topic, list[int]] = {}
+        for place in places:
+            by_topic.setdefault(posts[place].route.topic, []).append(place)
+        rooms = {topic: groups.room(topic, len(some)) for topic, some in by_topic.items()}
+        now = [place for place in places if rooms[posts[place].route.topic] is None]
+        under_way = [_tell(publish(None, now), now, answers)] if now else []
+        for topic, room in rooms.items():
+            if room is not None:
+                some = by_topic[topic]
+                under_way.append(_tell(room.addCallback(publish, some), some, answers))
+        return under_way
+
+    async def _compare(self, posts: Sequence[Post], keyed: Sequence[int], answers: list[Stored | Refused]) -> None:
+        """Replace the answer to whatever was not stored because another message has its key."""
+        again = {
+            place: answer.sequence
+            for place in keyed
+            if isinstance(answer := answers[place], Stored) and answer.duplicate
+        }
+        if not again:
+            return
+        try:
+            first = await self._bus.fetch(list(again.values()))
+        except BusUnavailable as away:
+            answers[:] = [away if place in again else answer for place, answer in enumerate(answers)]
+            return
+        for place, sequence in again.items():
+            post = posts[place]
+            try:
+                check_same(first.get(sequence), post.route.topic, post.payload, False)
+            except Refused as refusal:
+                answers[place] = refusal
 
     def publish_again(
         self, route: Route, payload: bytes, *, message_id: str, qos: int, retain: bool, late: bool
@@ -250,7 +432,7 @@ class Gateway:
         self, route: Route, payload: bytes, message_id: str, qos: int, retain: bool, late: bool
     ) -> None:
         if not late or await self._bus.find(route.topic, message_id) is None:
-            await self.publish(route, payload, message_id=message_id, qos=qos, retain=retain)
+            await self._publish(route, payload, message_id, None, qos, retain)
 
     def publish_trusted(
         self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool, late: bool = False
@@ -353,6 +535,35 @@ class Gateway:
         if limit < 1:
             raise InvalidParameter("limit must be at least 1")
         return self._bus.history(interest.namespace, interest.filter, after, limit)
+
+    def topics(self, principal: Principal, prefix: str, after: str, limit: int) -> Deferred[list[tuple[str, int]]]:
+        """List the topics on which history holds messages, as far as ``principal`` may subscribe to them.
+
+        :param prefix: what their names begin with; a full one is of another namespace, with full names.
+        :param after: only names behind this one, as it was given.
+        :param limit: at most so many.
+        :returns: a Deferred of names, sorted, each with the count of its messages.
+        :raises InvalidParameter: if a name with this prefix could not be behind ``after``.
+        """
+        home, grants = principal.home, principal.grants
+        start, last = (resolve(text, home, grants.namespaces) for text in (prefix, after or prefix))
+        namespace = start.namespace
+        if last.namespace != namespace:
+            raise InvalidParameter("the cursor is one of another list")
+        found = self._bus.topics(
+            namespace,
+            start.rest,
+            last.rest if after else "",
+            limit,
+            lambda name: grants.may_subscribe(namespace, name),
+        )
+
+        def shown(name: str) -> str:
+            # Short at home, unless that would stand for another topic.
+            full = start.full or resolve(name, home, grants.namespaces).full
+            return namespace.prefix + name if full else name
+
+        return found.addCallback(lambda names: [(shown(name), count) for name, count in names])
 
     def follow_filters(
         self, namespace: Namespace, filters: Iterable[str], reader: IReader, after: Cursor | None

@@ -147,6 +147,17 @@ class IBus(Interface):
         :raises BusUnavailable: through the Deferred; any of them may or may not be stored.
         """
 
+    def publish_many(runs: Sequence[Run]) -> Deferred[list[Stored | Refused]]:
+        """Store many messages, in order, and learn the place of each.
+
+        It is :meth:`publish_one` for each message, at a lower cost; ids (:attr:`Run.message_ids`) need not be new.
+
+        :param runs: consecutive ones, of any topics.
+        :returns: a Deferred of one :class:`Stored` for each message of all runs, in order, or of what it was refused
+            with: :class:`MessageTooLarge`, and it is not stored; or :class:`BusUnavailable`, and it may be stored.
+        :raises BusUnavailable: through the Deferred; nothing is stored.
+        """
+
     def send(run: Run, record: bool) -> bool:
         """Pass an unacknowledged run to the other nodes and, if ``record``, into history; wait for nothing.
 
@@ -204,6 +215,21 @@ class IBus(Interface):
         :param messages: at most so many.
         :param size: at most so many bytes of payload.
         :returns: a Deferred of :class:`Backlog`.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def topics(
+        namespace: Namespace, prefix: str, after: str, limit: int, admits: Callable[[str], bool]
+    ) -> Deferred[list[tuple[str, int]]]:
+        """List the topics on which history holds messages.
+
+        It looks at every topic of the namespace, or of the levels that ``prefix`` names whole; for rare calls.
+
+        :param prefix: only names that begin so; may be empty.
+        :param after: only names behind this one.
+        :param limit: at most so many, the first ones.
+        :param admits: tells for a name whether it is to be listed.
+        :returns: a Deferred of names, in the order of their characters, each with the count of its messages.
         :raises BusUnavailable: through the Deferred.
         """
 

@@ -39,6 +39,39 @@ class Limits:
     """How long an MQTT client may take until its CONNECT is whole, and an HTTP client for its request."""
     requests_head_bytes: int = attrs.field(default=32 * 1024, metadata={"least": 1024})
     """Largest request line and headers together."""
+    frames_per_second: int = attrs.field(default=0, metadata={"least": 0})
+    """Frames that a WebSocket client may send in the long run, twice as many at once; 0 for no bound."""
+
+
+class TokenBucket:
+    """A rate with a burst: so much at once, and so much a second in the long run.
+
+    The caller says what time it is, in seconds of a clock that does not go back.
+    """
+
+    __slots__ = ("_burst", "_left", "_rate", "_time")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._time = now
+
+    def refill(self, now: float) -> None:
+        """Let the time pass; for many calls of :meth:`take` at one time this is needed once."""
+        self._left = min(self._burst, self._left + (now - self._time) * self._rate)
+        self._time = now
+
+    def take(self, amount: float = 1) -> bool:
+        """Take ``amount``, if there is so much."""
+        if self._left < amount:
+            return False
+        self._left -= amount
+        return True
+
+    def wait(self, amount: float = 1) -> float:
+        """Seconds until there is so much."""
+        return max(0.0, (amount - self._left) / self._rate)
 
 
 @attrs.frozen(slots=True)

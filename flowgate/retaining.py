@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from flowgate.errors import Refused
 from flowgate.interfaces import IBus, IRetained
 from flowgate.message import Cursor, RetainedPage, Run, Stored
+from flowgate.repeating import check_same
 from flowgate.topics import Namespace, Topic
 
 if TYPE_CHECKING:
@@ -59,26 +60,46 @@ class Retaining:
         self._failing = False
 
     def publish(
-        self, topic: Topic, payload: bytes, qos: int, message_id: str | None, age: int | None, ttl: int | None
+        self,
+        topic: Topic,
+        payload: bytes,
+        qos: int,
+        message_id: str | None,
+        age: int | None,
+        ttl: int | None,
+        compared: bool = False,
     ) -> Deferred[Stored]:
         """Store a message and keep it as the retained one.
 
         :param age: seconds that history keeps it.
         :param ttl: seconds that it is retained, ``None`` for ever.
+        :param compared: whether ``message_id`` is a key that may have been used for another message.
         :returns: a Deferred of :class:`Stored`, fired once both is done, which is done even if nobody waits any more.
         :raises BusUnavailable: through the Deferred; it may be stored, or retained as well.
+        :raises IdempotencyKeyReused: through the Deferred; it is neither.
         """
         answer: Deferred[Stored] = Deferred()
-        published = Deferred.fromCoroutine(self._publish(topic, payload, qos, message_id, age, ttl))
+        published = Deferred.fromCoroutine(self._publish(topic, payload, qos, message_id, age, ttl, compared))
         self._tracked(topic.namespace, published).addCallbacks(answer.callback, answer.errback)
         return answer
 
     async def _publish(
-        self, topic: Topic, payload: bytes, qos: int, message_id: str | None, age: int | None, ttl: int | None
+        self,
+        topic: Topic,
+        payload: bytes,
+        qos: int,
+        message_id: str | None,
+        age: int | None,
+        ttl: int | None,
+        compared: bool,
     ) -> Stored:
         stored = await self._bus.publish_one(topic, payload, qos=qos, message_id=message_id, ttl=age, retain=True)
-        if stored.duplicate and ttl is not None and not await self._bus.fetch([stored.sequence]):
-            return stored  # its time was over before it was published again
+        if stored.duplicate and (compared or ttl is not None):
+            first = (await self._bus.fetch([stored.sequence])).get(stored.sequence)
+            if compared:
+                check_same(first, topic, payload, True)
+            if first is None and ttl is not None:
+                return stored  # its time was over before it was published again
         await self._retained.put(topic, payload, qos, ttl, Cursor(self._bus.epoch, stored.sequence))
         return stored
 

@@ -38,13 +38,17 @@ from flowgate.connections import Connections
 from flowgate.errors import InvalidToken, StartError
 from flowgate.figures import Figures
 from flowgate.gateway import Gateway
+from flowgate.http.credentials import Credentials
+from flowgate.http.describing.place import MqttDoor
 from flowgate.http.site import make_site
+from flowgate.http.webhooks import WebhookCalls
 from flowgate.limits import Policies
 from flowgate.listening import ClientCertificates, is_tls, listen
 from flowgate.metering import Meter
 from flowgate.mqtt.protocol import MqttFactory
 from flowgate.mqtt.sessions import Sessions
 from flowgate.mqtt.websocket import make_resource as make_mqtt_resource
+from flowgate.presence import Presence
 from flowgate.queues.declared import declare
 from flowgate.queues.replica import at_once
 from flowgate.queues.service import Queues
@@ -54,6 +58,9 @@ from flowgate.settings import Settings
 from flowgate.sqs.resource import SqsCalls
 from flowgate.subscriber import Turn
 from flowgate.timers import Wheel
+from flowgate.webhooks.addresses import AddressPolicy
+from flowgate.webhooks.posting import Poster
+from flowgate.webhooks.service import Webhooks
 from flowgate.websocket.resource import make_resource
 
 _log = Logger()
@@ -178,7 +185,9 @@ class FlowGate(Service):
         store = JetStreamStore(nats, replicas=settings.replicas)
         await agree_on_master(store, master)
         logs = JetStreamQueueLogs(reactor, bus.link, nats, replicas=settings.replicas)
-        queues = Queues(logs, store, master, reactor, time.time, soon=getattr(reactor, "soon", at_once))
+        queues = Queues(
+            logs, store, master, reactor, time.time, connections=connections, soon=getattr(reactor, "soon", at_once)
+        )
         self._undo.append(("queue logs", logs.stop))
         self._undo.append(("queues", queues.stop))
         await queues.start()
@@ -188,6 +197,11 @@ class FlowGate(Service):
         self._undo.append(("subscriptions of queues", subscriptions.stop))
         subscriptions.start()
         await declare(queues, settings.queues)
+        policy, plain = AddressPolicy(settings.webhooks_allow), settings.webhooks_http
+        post = Poster(reactor, policy).post
+        webhooks = Webhooks(queues, store, master, post, policy, reactor, time.time, plain=plain, meter=gateway.meter)
+        self._undo.append(("webhooks", webhooks.stop))
+        await webhooks.start()
         keyring = Keyring(store, master, time.time)
         self._undo.append(("keys", keyring.stop))
         await keyring.start()
@@ -208,12 +222,25 @@ class FlowGate(Service):
         figures = Figures(gateway, router, peers, reactor)
         self._undo.append(("figures", figures.stop))
         figures.start()
+        presence = Presence(peers, reactor, time.time)
+        self._undo.append(("presence", presence.stop))
+        presence.start()
         self._undo.append(("connections", lambda: self._drain(connections)))
         mqtt = MqttFactory(gateway, tokens, sessions, wheel, reactor, time.time)
         websockets = {
-            b"/ws": make_resource(gateway, tokens, wheel, reactor, time.time),
-            b"/mqtt": make_mqtt_resource(mqtt, lambda: self._draining),
+            b"/ws": make_resource(
+                gateway,
+                tokens,
+                presence,
+                wheel,
+                reactor,
+                time.time,
+                origins=settings.websocket_origins,
+                deflate=settings.websocket_deflate,
+            ),
+            b"/mqtt": make_mqtt_resource(mqtt, lambda: self._draining, settings.websocket_origins),
         }
+        mqtt_at: list[str] = []
         sqs = SqsCalls(queues, keyring, time.time, settings.sqs_account_id, settings.sqs_regions == "separate")
         site = make_site(
             gateway,
@@ -226,10 +253,12 @@ class FlowGate(Service):
             reactor,
             time.time,
             lambda: self._draining,
-            sqs.routes(),
+            [*sqs.routes(), *WebhookCalls(webhooks, Credentials(tokens)).routes()],
+            mqtt=lambda: _mqtt_door(settings.mqtt, mqtt_at),
         )
         http_at = [await self._listen(endpoint, site, "HTTP and WebSocket") for endpoint in settings.http]
-        mqtt_at = [await self._listen(endpoint, mqtt, "MQTT", clients) for endpoint in settings.mqtt]
+        for endpoint in settings.mqtt:
+            mqtt_at.append(await self._listen(endpoint, mqtt, "MQTT", clients))
         url = _url(settings.http, http_at)
         location = data / _LOCATION
         location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
@@ -242,6 +271,8 @@ class FlowGate(Service):
             place=f": {url}" if url else "",
         )
         if not keyring.keys():
+            if url:
+                _log.info("the documentation is at {url}/docs", url=url)
             command = f"flowgate key create USER APP --data {shlex.quote(str(data))}"
             _log.info("there is no API key yet; make the first one with: {command}", command=command)
 
@@ -347,6 +378,16 @@ def _url(described: Sequence[str], addresses: Sequence[str]) -> str:
         if not address.startswith("unix:")
     ]
     return min(urls, key=lambda url: url.startswith("https:"), default="")
+
+
+def _mqtt_door(described: Sequence[str], addresses: Sequence[str]) -> MqttDoor | None:
+    """Where clients elsewhere find MQTT, ``None`` if nowhere; TLS after plain TCP, which needs nothing to be tried."""
+    doors = [
+        MqttDoor(int(address.rpartition(":")[2]), is_tls(endpoint))
+        for endpoint, address in zip(described, addresses, strict=False)
+        if not address.startswith("unix:")
+    ]
+    return min(doors, key=lambda door: door.secure, default=None)
 
 
 def _address(port: IListeningPort) -> str:

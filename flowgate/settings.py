@@ -16,6 +16,7 @@ from twisted.python import usage
 from flowgate.errors import Refused, StartError
 from flowgate.limits import Limits, TopicPolicy
 from flowgate.queues.declared import MEMBERS, DeclaredQueue
+from flowgate.webhooks.addresses import AddressPolicy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +95,32 @@ def _choice(one: str, other: str) -> Callable[[object], str]:
     return parse
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\*\.)?[a-z0-9._\[\]:-]+\Z")
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    found = []
+    for one in _texts(value):
+        origin = one.lower()
+        if origin != "null" and not _ORIGIN.match(origin):
+            raise Invalid("must be origins such as https://example.org, without a path, or null")
+        # Browsers leave the scheme's own port out (RFC 6454 section 6.2).
+        for scheme, port in (("http:", ":80"), ("https:", ":443")):
+            if origin.startswith(scheme):
+                origin = origin.removesuffix(port)
+        found.append(origin)
+    return tuple(found)
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    networks = _texts(value)
+    try:
+        AddressPolicy(networks)
+    except ValueError as error:
+        raise Invalid(f"must be a list of networks such as 10.1.0.0/16: {error}") from None
+    return networks
+
+
 def _account(value: object) -> str:
     if not isinstance(value, str) or not _ACCOUNT.match(value):
         raise Invalid("must be a text of 12 digits")
@@ -119,6 +146,10 @@ class Settings:
     :ivar sqs_regions: whether SQS clients of all regions see the same queues (``shared``) or not (``separate``).
     :ivar history_messages: messages that history keeps for each topic.
     :ivar history_age: seconds that history keeps a message.
+    :ivar websocket_origins: of pages whose scripts may open a WebSocket; none for all.
+    :ivar websocket_deflate: whether WebSocket clients are offered compression.
+    :ivar webhooks_allow: networks that webhooks may lead to although they are not public.
+    :ivar webhooks_http: whether webhooks may lead to ``http:`` URLs.
     :ivar policies: what holds for topics, by their filters.
     :ivar queues: queues that have to be there.
     """
@@ -138,6 +169,10 @@ class Settings:
     sqs_regions: str = "shared"
     history_messages: int = 1000
     history_age: int = 86400
+    websocket_origins: tuple[str, ...] = ()
+    websocket_deflate: bool = False
+    webhooks_allow: tuple[str, ...] = ()
+    webhooks_http: bool = False
     limits: Limits = attrs.field(factory=Limits)
     policies: tuple[TopicPolicy, ...] = ()
     queues: tuple[DeclaredQueue, ...] = ()
@@ -169,7 +204,7 @@ class Option:
     @property
     def field(self) -> str:
         """The field of :class:`Settings` that it sets; of :class:`Limits` for those below ``limits``."""
-        return self.name.replace("history.", "history_").removeprefix("limits.")
+        return self.name.removeprefix("limits.").replace(".", "_")
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -188,6 +223,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("sqs_regions", _choice("shared", "separate")),
     Option("history.messages", _whole(1, 1_000_000), number=True),
     Option("history.age", parse_age),
+    Option("websocket.origins", _origins, many=True),
+    Option("websocket.deflate", _truth, truth=True),
+    Option("webhooks.allow", _networks, many=True),
+    Option("webhooks.http", _truth, truth=True),
     *(
         Option(f"limits.{field.name}", _whole(field.metadata["least"], field.metadata.get("most")), number=True)
         for field in attrs.fields(Limits)

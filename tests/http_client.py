@@ -176,6 +176,7 @@ class HttpClient:
     """A whole site over a bus, a store and queues in memory, and its client.
 
     :ivar clock: the site's time.
+    :ivar drawn: the number from 0 to 1 that chance gives.
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class HttpClient:
         self.queues = Queues(MemoryQueueLogs(self.clock), self.store, b"master secret", self.clock, self.now)
         self.queues.start()
         self.draining = False
+        self.drawn = 0.0
         self.wheel = Wheel(self.clock)
         self.site = make_site(
             self.gateway,
@@ -229,6 +231,7 @@ class HttpClient:
             self.clock,
             self.now,
             lambda: self.draining,
+            draw=lambda: self.drawn,
         )
         self.settle()
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus.publisher import PARCEL_MESSAGES, Publisher
-from flowgate.errors import BusUnavailable, MessageTooLarge
-from flowgate.message import Run
+from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
+from flowgate.message import Run, Stored
 from flowgate.topics import Namespace, Topic
 
 TOPIC = Topic(Namespace("alice", "shop"), "a")
@@ -360,6 +361,156 @@ class PublisherTests(SynchronousTestCase):
             self.link.answer(self.link.sent[-1], error={"code": 400, "err_code": code, "description": "no"})
             self.failureResultOf(stored, kind)
             self.clock.advance(0)
+
+    def many(self, *runs: Run) -> Deferred[list[Stored | Refused]]:
+        return self.lane.publish_many(runs)
+
+    def test_many(self) -> None:
+        """Many messages leave in one write, each by itself, and share an inbox."""
+        other = Topic(TOPIC.namespace, "b")
+        stored = self.many(run(b"1", b"2"), run(b"3", qos=2), run(b"4", topic=other))
+        self.assertEqual(self.link.writes, 1)
+        self.assertEqual([sent.reply for sent in self.link.sent], [f"_INBOX.me.t1.{n}" for n in range(4)])
+        self.assertEqual([sent.payload for sent in self.link.sent], [b"1", b"2", b"3", b"4"])
+        self.assertEqual([bool(sent.headers) for sent in self.link.sent], [False, False, True, False])
+        self.assertEqual(self.link.sent[3].subject, "fg.log.alice.shop.-.b.%")
+        for n, sent in enumerate(self.link.sent):
+            self.assertNoResult(stored)
+            self.link.answer(sent, stream="S", seq=10 + n)
+        self.assertEqual(self.successResultOf(stored), [Stored(10 + n) for n in range(4)])
+        self.assertEqual(self.link.inboxes, {})
+
+    def test_ids_of_many(self) -> None:
+        """Each of many messages carries its own id, beside what else it has."""
+        self.many(Run(TOPIC, [b"1", b"2"], qos=1, ttl=9, message_ids=["k", "l\n"]))
+        self.assertEqual(
+            [sent.headers for sent in self.link.sent],
+            [
+                b"NATS/1.0\r\nNats-TTL: 9\r\nNats-Msg-Id: %b\r\n\r\n" % one
+                for one in (b"alice.shop:k", b"alice.shop%3Al%0A")
+            ],
+        )
+
+    def test_answers_to_many(self) -> None:
+        """Answers in any order, of any kind, and in one read or several, belong to their messages."""
+        stored = self.many(run(*[b"x"] * 6))
+        first, second, third, fourth, fifth, sixth = self.link.sent
+        self.link.answer(sixth, stream="S", seq=6, duplicate=True)
+        self.link.answer(second, error={"code": 400, "err_code": 10054, "description": "too large"})
+        self.link.answer(third, error={"code": 503, "err_code": 10077, "description": "no"})
+        self.link.inboxes[fifth.token]([(b"1", fifth.reply.encode(), b"", b"NATS/1.0 503\r\n\r\n", b"")])
+        self.link.answer(first, stream="S", seq=7, domain="hub")
+        self.link.answer(first, stream="S", seq=8)  # nobody asked twice
+        self.link.inboxes[fourth.token]([(b"1", fourth.reply.encode(), b"", b"", b'{"stream":"S", "seq":123}')])
+        one, two, three, four, five, six = self.successResultOf(stored)
+        self.assertEqual((one, four, six), (Stored(7), Stored(123), Stored(6, True)))
+        self.assertEqual(
+            [type(answer) for answer in (two, three, five)], [MessageTooLarge, BusUnavailable, BusUnavailable]
+        )
+
+    def test_too_large_among_many(self) -> None:
+        """A message that the server would not take is not sent; alone it is answered at once."""
+        stored = self.many(run(b"1", bytes(1024 * 1024), b"3"))
+        self.assertEqual([sent.payload for sent in self.link.sent], [b"1", b"3"])
+        for sent in self.link.sent:
+            self.link.answer(sent, stream="S", seq=int(sent.payload))
+        one, two, three = self.successResultOf(stored)
+        self.assertEqual((one, three), (Stored(1), Stored(3)))
+        self.assertIsInstance(two, MessageTooLarge)
+        (alone,) = self.successResultOf(self.many(run(bytes(1024 * 1024))))
+        self.assertIsInstance(alone, MessageTooLarge)
+        self.assertEqual(self.successResultOf(self.many()), [])
+
+    def test_no_answer_to_some_of_many(self) -> None:
+        """After some seconds those without an answer are given up, and those with one are told; others are told so."""
+        stored = self.many(run(b"1", b"2"))
+        self.link.answer(self.link.sent[0], stream="S", seq=1)
+        self.clock.pump([1] * 7)
+        one, two = self.successResultOf(stored)
+        self.assertEqual(one, Stored(1))
+        self.assertIsInstance(two, BusUnavailable)
+        self.assertEqual((self.settled, self.link.inboxes, self.clock.getDelayedCalls()), (1, {}, []))
+
+    def test_bounded_singly(self) -> None:
+        """Only so many messages are under way outside of batches; the others follow as answers come, in order."""
+        for n in range(6):
+            self.many(run(*[b"%d" % n] * 1000))
+        self.lane.publish_one(TOPIC, b"6", 1)
+        self.lane.publish(run(b"7", b"8"))
+        self.clock.advance(0)
+        self.assertEqual({sent.payload for sent in self.link.sent}, {b"0", b"1", b"2", b"3"})
+        written: list[bytes] = []
+        while self.link.sent:
+            sent, self.link.sent = self.link.sent, []
+            written += [one.payload for one in sent]
+            for one in sent:
+                if not one.reply.endswith("$FI"):
+                    self.link.answer(one, stream="S", seq=1)
+            self.clock.advance(0)
+        self.assertEqual(written, [b"%d" % n for n in range(6) for _ in range(1000)] + [b"6", b"7", b"8"])
+
+    def test_bounded_singles(self) -> None:
+        """Single messages count as well; what waits for them goes together, once in a turn."""
+        for n in range(4100):
+            self.lane.publish_one(TOPIC, b"%d" % n, 1)
+        self.clock.advance(0)
+        self.assertEqual(len(self.link.sent), 4000)
+        writes = self.link.writes
+        for one in self.link.sent[:50]:
+            self.link.answer(one, stream="S", seq=1)
+        self.clock.advance(0)
+        self.assertEqual((len(self.link.sent), self.link.writes), (4050, writes + 1))
+
+    def test_many_when_the_link_is_lost(self) -> None:
+        """What has an answer is told, the rest fails, and what was not written fails as a whole."""
+        under_way = self.many(run(b"1", b"2"))
+        waiting = [self.many(run(*[b"x"] * 1000)) for _ in range(6)]
+        self.clock.advance(0)
+        self.link.answer(self.link.sent[0], stream="S", seq=1)
+        self.lane.close()
+        first, second = self.successResultOf(under_way)
+        self.assertEqual(first, Stored(1))
+        self.assertIsInstance(second, BusUnavailable)
+        self.assertEqual({type(answer) for answer in self.successResultOf(waiting[0])}, {BusUnavailable})
+        for one in (*waiting[4:], self.many(run(b"3"))):
+            self.failureResultOf(one, BusUnavailable)
+        self.assertEqual((self.link.inboxes, self.clock.getDelayedCalls()), ({}, []))
+        self.lane.open()
+        self.lane.publish_one(TOPIC, b"again", 1)
+        self.assertEqual(self.link.sent[-1].payload, b"again")
+
+    def test_delivery_of_many(self) -> None:
+        """What is stored and new is delivered, before its publisher is told."""
+        told: list[object] = []
+        self.lane = self.make(stored=lambda runs: told.extend((run.topic.name, list(run.payloads)) for run in runs))
+        whole, part, nothing = run(b"1", b"2"), run(b"3", b"4", b"5", topic=Topic(TOPIC.namespace, "b")), run(b"6")
+        self.many(whole, part, nothing).addCallback(lambda _: told.append("told"))
+        for sent in self.link.sent:
+            self.link.answer(sent, stream="S", seq=int(sent.payload), duplicate=sent.payload in (b"4", b"6"))
+        self.assertEqual(told, [("a", [b"1", b"2"]), ("b", [b"3", b"5"]), "told"])
+
+    def test_delivery_after_doubt(self) -> None:
+        """What was stored without our knowing it is delivered when it comes again under its id."""
+        told: list[bytes] = []
+        self.lane = self.make(stored=lambda runs: told.extend(payload for run in runs for payload in run.payloads))
+        message = Run(TOPIC, [b"1", b"2"], qos=1, message_ids=["k", "l"])
+        self.many(message)
+        self.link.answer(self.link.sent[1], stream="S", seq=2)
+        self.clock.pump([1] * 7)
+        self.assertEqual(told, [b"2"])
+        self.many(message)
+        for sent in self.link.sent[2:]:
+            self.link.answer(sent, stream="S", seq=1, duplicate=True)
+        self.assertEqual(told, [b"2", b"1"])
+
+    def test_congestion_by_many(self) -> None:
+        """Many messages count as others do, until they are answered."""
+        self.lane = self.make(queue_messages=10)
+        self.many(run(*[b"x"] * 11))
+        self.assertTrue(self.lane.congested)
+        for sent in self.link.sent:
+            self.link.answer(sent, stream="S", seq=1)
+        self.assertEqual((self.lane.congested, self.drained), (False, 1))
 
     def test_congestion(self) -> None:
         """Above the bound the lane is congested; below half of it, it says so once; far above it refuses."""

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate import cli, errors
 from flowgate.errors import Refused
-from flowgate.http import queue_messages, queues, site
+from flowgate.http import queue_messages, queues, site, wire
 from flowgate.http.answers import Route
+from flowgate.http.webhooks import WebhookCalls
 from flowgate.limits import Limits
 from flowgate.queues import model, redrive, service
 from flowgate.settings import ENVIRONMENT, OPTIONS, Options, Settings
@@ -94,7 +95,7 @@ class ErrorTests(SynchronousTestCase):
     def test_every_code_with_its_status(self) -> None:
         """The table of codes has just the codes of the code, each with its status."""
         shown = {(row[0], row[1].strip("`")) for row in table_rows("errors") if row[0].isdigit()}
-        rooms = (errors, model, redrive, service, queue_messages, queues)
+        rooms = (errors, model, redrive, service, queue_messages, queues, wire)
         self.assertEqual(shown, {(str(kind.status), kind.code) for room in rooms for kind in refusals(room)})
 
     def test_every_close_code(self) -> None:
@@ -112,9 +113,14 @@ class RouteTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         taken: list[Route] = []
-        self.patch(site, "Root", lambda routes, *_: taken.extend(routes))
+
+        def root(routes: list[Route], *_: object) -> Mock:
+            taken.extend(routes)
+            return Mock()
+
+        self.patch(site, "Root", root)
         arguments: list[Any] = [Mock() for _ in range(site.make_site.__code__.co_argcount)]
-        arguments[-1] = SqsCalls(Mock(), Mock(), Mock()).routes()
+        arguments[-1] = [*SqsCalls(Mock(), Mock(), Mock()).routes(), *WebhookCalls(Mock(), Mock()).routes()]
         site.make_site(*arguments)
         self.routes = {(route.method, re.sub(r"<\w+:(\w+)>", r"<\1>", route.path)) for route in taken}
 

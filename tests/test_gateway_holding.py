@@ -13,10 +13,10 @@ from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections
 from flowgate.errors import Refused
-from flowgate.gateway import Gateway, Route
+from flowgate.gateway import Gateway, Post, Route
 from flowgate.interfaces import IGroupMember, IMembership
 from flowgate.limits import Limits, Policies
-from flowgate.message import Run
+from flowgate.message import Run, Stored
 from flowgate.metering import Meter
 from flowgate.router import Router
 from flowgate.subscriber import Turn
@@ -92,6 +92,39 @@ class HoldingTests(SynchronousTestCase):
         self.assertFalse(self.successResultOf(published).duplicate)
         self.work(1)
         self.assertEqual(self.member.payloads[-1], b"last")
+
+    def test_many(self) -> None:
+        """Of many messages only those wait that have to, and each topic keeps its order."""
+        self.gateway.publish_run(Run(A.topic, numbered(0, MOST), qos=1))
+        self.settle()
+        published = self.gateway.publish_many([Post(A, b"1"), Post(B, b"2"), Post(A, b"3"), Post(B, b"4")])
+        behind = self.gateway.publish(A, b"5")
+        self.settle()
+        self.assertNoResult(published)
+        self.assertEqual(self.bus.last, MOST + 2)
+        self.work(MOST)
+        self.work(3)
+        self.successResultOf(behind)
+        places = [one.sequence - MOST for one in self.successResultOf(published) if isinstance(one, Stored)]
+        self.assertEqual(places, [3, 1, 4, 2])
+        self.assertEqual(self.member.payloads[MOST:], [b"1", b"3", b"5"])
+        self.work(1)
+        more = self.gateway.publish_many([Post(A, b"x")] * MOST)  # all that was before is known to be stored
+        self.settle()
+        self.successResultOf(more)
+
+    def test_many_given_up(self) -> None:
+        """Many messages whose publisher has gone are not in the way."""
+        self.gateway.publish_run(Run(A.topic, numbered(0, MOST), qos=1))
+        self.settle()
+        given_up = self.gateway.publish_many([Post(A, b"1", "k"), Post(A, b"2", "l", None, True)])
+        given_up.addErrback(lambda _: None)
+        given_up.cancel()
+        again = self.gateway.publish_many([Post(A, b"1", "k")])
+        self.work(MOST)
+        self.work(9)
+        self.assertEqual([type(one) for one in self.successResultOf(again)], [Stored])
+        self.assertEqual(self.member.payloads[MOST:], [b"1"])
 
     def test_large_run(self) -> None:
         """A run of very many is stored in pieces, in order, as the group follows; it is acknowledged at the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -36,6 +37,12 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(body["next"], "memory-3")
         for message in body["messages"]:
             self.assertRegex(message["ts"], r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
+
+    def test_any_topic(self) -> None:
+        """A topic may have slashes at its ends, and line ends; in a path they are encoded."""
+        for topic in ("/a", "a/", "/", "a/b", "a\nb", "\n", "a\r\n", "ä b%", "messages"):
+            self.publish((topic, topic))
+            self.assertEqual(self.data(quote(topic, safe="")), [topic])
 
     def test_reading_on(self) -> None:
         """Page by page, everything is seen once."""

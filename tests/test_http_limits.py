@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from flowgate.http.request import BODY_BYTES
+from flowgate.http.channel import BODY_BYTES
 from flowgate.limits import Limits
 from flowgate.message import Stored
 from tests.http_client import Answer, HttpClient, request
@@ -27,7 +27,7 @@ class BodyTests(SynchronousTestCase):
     def test_length_beyond_the_bound(self) -> None:
         """A body that says it is too large is refused before it is read."""
         connection = self.client.connect()
-        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (BODY_BYTES + 1))
+        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (BODY_BYTES + 1))
         answer = Answer(connection.received, "POST")
         self.assertEqual((answer.status, answer.json()["code"]), (413, "message_too_large"))
         self.assertEqual(answer.headers["Connection"], "close")
@@ -37,7 +37,7 @@ class BodyTests(SynchronousTestCase):
         """The connection stays open while the rest comes, so that the answer is not lost, and is closed then."""
         connection = self.client.connect()
         size = BODY_BYTES + 1
-        connection.send(b"POST /x HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        connection.send(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
         before = connection.received
         for _ in range(size // 65536):
             connection.send(b"x" * 65536)
@@ -49,21 +49,23 @@ class BodyTests(SynchronousTestCase):
     def test_rest_that_never_comes(self) -> None:
         """Waiting for the rest has an end."""
         connection = self.client.connect()
-        connection.send(b"POST /x HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % 10**12)
+        connection.send(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % 10**12)
         self.client.clock.pump([1] * 11)
         self.assertTrue(connection.transport.disconnecting)
 
     def test_expecting_client(self) -> None:
         """A client that asks before it sends is not told to go on."""
         connection = self.client.connect()
-        connection.send(b"POST /x HTTP/1.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (BODY_BYTES + 1))
+        connection.send(
+            b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (BODY_BYTES + 1)
+        )
         self.assertTrue(connection.received.startswith(b"HTTP/1.1 413"))
         self.assertNotIn(b"100 Continue", connection.received)
 
     def test_chunked_body_beyond_the_bound(self) -> None:
         """A chunked body is refused when it has become too large."""
         connection = self.client.connect()
-        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
         for _ in range(BODY_BYTES // 0x100000):
             connection.send(chunk)
@@ -78,7 +80,8 @@ class BodyTests(SynchronousTestCase):
         connection = self.client.connect()
         body = json.dumps({"topic": "a", "message": 1}).encode()
         connection.send(
-            b"POST /api/v1/publish HTTP/1.1\r\nAuthorization: Bearer good\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
             b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         )
         self.assertIn(b"200 OK", connection.received)
@@ -86,7 +89,7 @@ class BodyTests(SynchronousTestCase):
     def test_two_lengths(self) -> None:
         """A request with two lengths is refused: somebody on the way may have believed the other one."""
         connection = self.client.connect()
-        connection.send(b"POST /x HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.send(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
         self.assertTrue(connection.received.startswith(b"HTTP/1.1 400"))
         self.assertTrue(connection.transport.disconnecting)
 
@@ -128,7 +131,7 @@ class TimeTests(SynchronousTestCase):
     def test_body_drop_by_drop(self) -> None:
         """So has a body."""
         connection = self.client.connect()
-        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
         for _ in range(12):
             connection.send(b"x")
             self.client.clock.advance(1)
@@ -137,7 +140,7 @@ class TimeTests(SynchronousTestCase):
     def test_large_body_has_more_time(self) -> None:
         """A large body may take longer."""
         connection = self.client.connect()
-        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % BODY_BYTES)
+        connection.send(b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BODY_BYTES)
         self.client.clock.pump([1] * 60)
         self.assertFalse(connection.transport.disconnecting)
 
@@ -152,7 +155,7 @@ class TimeTests(SynchronousTestCase):
         connection = self.client.open("GET", "/healthz")
         self.client.clock.pump([1] * 55)
         self.assertFalse(connection.transport.disconnecting)
-        connection.send(b"GET /healthz HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual(connection.received.count(b"200 OK"), 2)
         self.client.clock.pump([1] * 61)
         self.assertTrue(connection.transport.disconnecting)
@@ -168,7 +171,7 @@ class TimeTests(SynchronousTestCase):
     def test_second_request_after_a_large_one(self) -> None:
         """That a first request could take longer does not help a second one."""
         connection = self.client.connect()
-        connection.send(b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n")
+        connection.send(b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n")
         self.client.clock.pump([1] * 11)
         self.assertTrue(connection.transport.disconnecting)
 
@@ -192,7 +195,7 @@ class TimeTests(SynchronousTestCase):
     def test_pipelined(self) -> None:
         """Requests that come together are answered one by one."""
         connection = self.client.connect()
-        connection.send(b"GET /healthz HTTP/1.1\r\n\r\n" * 3)
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
         self.assertEqual(connection.received.count(b"200 OK"), 3)
 
 
@@ -287,7 +290,7 @@ class AnyInputTests(SynchronousTestCase):
     @settings(max_examples=200, deadline=None)
     @given(
         data=st.binary(max_size=200),
-        prefix=st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST /token/ HTTP/1.1\r\nAuthorization: "]),
+        prefix=st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST /token/ HTTP/1.1\r\nHost: x\r\nAuthorization: "]),
     )
     def test_any_bytes(self, data: bytes, prefix: bytes) -> None:
         """Whatever comes in on a connection, nothing is raised and nothing is a fault of ours."""

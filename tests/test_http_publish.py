@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.errors import BusUnavailable, MessageTooLarge
+from flowgate.auth.permissions import Grants
+from flowgate.errors import BusUnavailable, Internal, MessageTooLarge, Refused
 from flowgate.gateway import Interest
 from flowgate.limits import Limits
-from flowgate.message import Cursor
+from flowgate.message import Cursor, Stored
 from tests.http_client import HOME, OTHER, HttpClient, grants, principal
 
 
@@ -86,6 +88,74 @@ class PublishTests(SynchronousTestCase):
         again = self.publish({"topic": "a", "message": 1}, **{"Idempotency-Key": '"k"'})[1]
         self.assertEqual((again["id"], again["duplicate"]), (first["id"], True))
         self.assertEqual(len(self.stored()), 1)
+
+    def test_key_of_another_message(self) -> None:
+        """A key that was used for another body, topic or wish to retain is refused, and nothing is stored."""
+        key = {"Idempotency-Key": "k"}
+        self.publish({"topic": "a", "message": 1}, **key)
+        for other in (
+            {"topic": "a", "message": 2},
+            {"topic": "b", "message": 1},
+            {"topic": "a", "message": 1, "retain": True},
+            {"topic": "a", "message": 2, "retain": True},
+        ):
+            status, problem = self.publish(other, **key)
+            self.assertEqual((status, problem["code"]), (422, "idempotency_key_reused"))
+        self.assertEqual(self.stored(), [("alice_shop_a", b"1")])
+        self.assertEqual(self.retained(), [])
+
+    def test_key_of_a_message_that_is_gone(self) -> None:
+        """When history has let go of the first message there is nothing left to compare: it counts as the same."""
+        message = {"topic": "a", "message": 1, "ttl": 60}
+        first = self.publish(message, **{"Idempotency-Key": "k"})[1]
+        self.client.clock.advance(61)
+        status, again = self.publish({**message, "message": 2}, **{"Idempotency-Key": "k"})
+        self.assertEqual((status, again["id"], again["duplicate"]), (200, first["id"], True))
+
+    def test_key_after_five_minutes(self) -> None:
+        """Later a key is as good as new."""
+        self.publish({"topic": "a", "message": 1}, **{"Idempotency-Key": "k"})
+        self.client.clock.advance(301)
+        self.assertFalse(self.publish({"topic": "a", "message": 2}, **{"Idempotency-Key": "k"})[1]["duplicate"])
+
+    def test_key_under_way(self) -> None:
+        """While a message is not stored yet, whatever has its key is told to come again."""
+        waiting: Deferred[Stored] = Deferred()
+        self.patch(self.client.bus, "publish_one", lambda *_, **__: waiting)
+        message, key = {"topic": "a", "message": 1}, {"Idempotency-Key": "k"}
+        first = self.client.open("POST", "/api/v1/publish", message, key)
+        for body in (message, {"topic": "a", "message": 2}):
+            answer = self.client.call("POST", "/api/v1/publish", body, key)
+            self.assertEqual((answer.status, answer.json()["code"]), (409, "idempotency_in_progress"))
+            self.assertEqual(answer.headers["Retry-After"], "1")
+        waiting.callback(Stored(1))
+        self.client.settle()
+        self.assertIn(b'"id":"memory-1"', first.received)
+
+    def test_key_whose_first_message_failed(self) -> None:
+        """A key is free again when its message could not be stored, or its client has gone."""
+        waiting: Deferred[Stored] = Deferred()
+        outcomes = iter([fail(BusUnavailable()), waiting])
+        real = self.client.bus.publish_one
+        self.patch(self.client.bus, "publish_one", lambda *args, **more: next(outcomes, None) or real(*args, **more))
+        message, key = {"topic": "a", "message": 1}, {"Idempotency-Key": "k"}
+        self.assertEqual(self.publish(message, **key)[0], 503)
+        self.client.open("POST", "/api/v1/publish", message, key).lose()
+        self.assertEqual(self.publish(message, **key)[0], 200)
+
+    def test_key_while_the_bus_goes_away(self) -> None:
+        """A repetition that cannot be compared is not answered as stored."""
+        message, key = {"topic": "a", "message": 1}, {"Idempotency-Key": "k"}
+        self.publish(message, **key)
+        self.patch(self.client.bus, "fetch", lambda _: fail(BusUnavailable()))
+        self.assertEqual(self.publish(message, **key)[0], 503)
+
+    def test_keys_of_namespaces_are_apart(self) -> None:
+        """Another account may use the same key at the same time."""
+        self.client.tokens.known["bob"] = attrs.evolve(principal(Grants.everything(OTHER)), home=OTHER)
+        for token in ("good", "bob"):
+            answer = self.publish({"topic": "a", "message": token}, token, **{"Idempotency-Key": "k"})
+            self.assertEqual((answer[0], answer[1]["duplicate"]), (200, False))
 
     def test_bad_idempotency_key(self) -> None:
         """A key has 1 to 255 printable characters."""
@@ -201,8 +271,86 @@ class PublishTests(SynchronousTestCase):
         self.refused(b'{"topic":"a","message":' + b"[" * 400 + b"]" * 400 + b"}", 400, "invalid_parameter")
 
     def test_media_type(self) -> None:
-        """A form is not taken for JSON."""
-        self.refused({"topic": "a", "message": 1}, 415, "unsupported_media_type", **{"Content-Type": "text/plain"})
+        """A form is not taken for JSON, nor for a text."""
+        for kind in ("application/x-www-form-urlencoded", "text/html", "text/plain2", "application/octet-streams"):
+            self.refused({"topic": "a", "message": 1}, 415, "unsupported_media_type", **{"Content-Type": kind})
+
+    def plain(self, query: str, body: bytes, kind: str = "text/plain", **headers: str) -> tuple[int, dict[str, object]]:
+        headers["Content-Type"] = kind
+        answer = self.client.call("POST", f"/api/v1/publish{query}", body, headers)
+        return answer.status, answer.json()
+
+    def test_text(self) -> None:
+        """A text is published as it is; its topic is in the query."""
+        self.assertEqual(
+            self.plain("?topic=a/%C3%A4+b", "grüß {".encode()),
+            (200, {"id": "memory-1", "topic": "a/ä b", "duplicate": False}),
+        )
+        self.assertEqual(self.stored(), [("alice_shop_a/ä b", "grüß {".encode())])
+
+    def test_charset_of_a_text(self) -> None:
+        """A text is UTF-8, whatever it may say of that."""
+        for kind in (
+            "Text/Plain; charset=UTF-8",
+            'text/plain;format=flowed; Charset="utf-8"',
+            "text/plain;charset=us-ascii",
+        ):
+            self.assertEqual(self.plain("?topic=a", b"x", kind)[0], 200, kind)
+        for kind, body in (("text/plain; charset=iso-8859-1", b"x"), ("text/plain", b"\xff")):
+            status, problem = self.plain("?topic=a", body, kind)
+            self.assertEqual((status, problem["code"]), (400, "invalid_parameter"))
+
+    def test_bytes(self) -> None:
+        """Any bytes are published as they are."""
+        payload = bytes(range(256))
+        self.assertEqual(self.plain("?topic=a", payload, "application/octet-stream")[0], 200)
+        self.assertEqual(self.stored(), [("alice_shop_a", payload)])
+
+    def test_members_in_the_query(self) -> None:
+        """With a text, ttl and retain are in the query too; an empty body clears what is retained."""
+        self.assertEqual(self.plain("?topic=a&retain=true&ttl=60", b"x")[0], 200)
+        self.assertEqual(self.retained(), [("a", b"x")])
+        self.client.clock.advance(61)
+        self.assertEqual((self.retained(), self.stored()), ([], []))
+        self.plain("?topic=a&retain=true", b"y")
+        self.plain("?topic=a&retain=true", b"")
+        self.assertEqual(self.retained(), [])
+
+    def test_wrong_members_in_the_query(self) -> None:
+        """The query is as strict as JSON is."""
+        for query, status, code in (
+            ("", 400, "missing_field"),
+            ("?topic=a&ttl=0", 400, "invalid_parameter"),
+            ("?topic=a&retain=1", 400, "invalid_parameter"),
+            ("?topic=a&tll=5", 400, "invalid_parameter"),
+            ("?topic=a&topic=b", 400, "invalid_parameter"),
+            ("?topic=%23", 400, "invalid_topic"),
+            ("?topic=%FF", 400, "invalid_parameter"),
+        ):
+            got, problem = self.plain(query, b"x")
+            self.assertEqual((got, problem["code"]), (status, code), query)
+        self.assertEqual(self.stored(), [])
+
+    def test_text_too_large(self) -> None:
+        """The size of a text is limited as that of any message."""
+        self.assertEqual(self.plain("?topic=a", b"x" * 1001)[0], 413)
+        self.assertEqual(self.plain("?topic=a", b"x" * 1000)[0], 200)
+
+    def test_text_beyond_the_grants(self) -> None:
+        """The topic in the query needs a grant as any does."""
+        self.client.tokens.known["good"] = principal(grants(publish="orders/#"))
+        self.assertEqual(self.plain("?topic=a&tll=5", b"x")[0], 403)
+
+    def test_key_of_a_text(self) -> None:
+        """A text and the same string in JSON are the same message."""
+        self.publish({"topic": "a", "message": "x"}, **{"Idempotency-Key": "k"})
+        self.assertTrue(self.plain("?topic=a", b"x", **{"Idempotency-Key": "k"})[1]["duplicate"])
+
+    def test_json_with_a_query(self) -> None:
+        """Whoever sends JSON and a topic in the query meant another content type."""
+        answer = self.client.call("POST", "/api/v1/publish?topic=b", {"topic": "a", "message": 1})
+        self.assertEqual((answer.status, answer.json()["code"]), (400, "invalid_parameter"))
+        self.assertEqual(self.stored(), [])
 
     def test_media_type_with_parameter(self) -> None:
         """A charset does not matter."""
@@ -309,16 +457,14 @@ class BatchTests(SynchronousTestCase):
 
     def test_failures_are_told_apart(self) -> None:
         """A message that could not be stored has its problem; the others have their cursors."""
-        answers = iter([fail(MessageTooLarge()), None])
-        real = self.client.bus.publish_one
-        self.patch(self.client.bus, "publish_one", lambda *args, **more: next(answers) or real(*args, **more))
+        self.patch(self.client.bus, "publish_many", lambda _: succeed([MessageTooLarge(), Stored(1)]))
         status, answer = self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
         first, second = answer["results"]
         self.assertEqual((status, first["error"]["code"], second["id"]), (200, "message_too_large", "memory-1"))
 
     def test_nothing_stored(self) -> None:
         """If the bus took none of them, the whole answer is that refusal."""
-        self.patch(self.client.bus, "publish_one", lambda *_, **__: fail(BusUnavailable()))
+        self.patch(self.client.bus, "publish_many", lambda _: fail(BusUnavailable()))
         self.assertEqual(self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])[0], 503)
 
     def test_retain(self) -> None:
@@ -340,3 +486,83 @@ class BatchTests(SynchronousTestCase):
         _, again = self.publish(batch, **{"Idempotency-Key": "k"})
         self.assertEqual([one["duplicate"] for one in first["results"]], [False, False])
         self.assertEqual([one["duplicate"] for one in again["results"]], [True, True])
+        self.assertEqual([one["id"] for one in again["results"]], [one["id"] for one in first["results"]])
+
+    def test_keys_are_apart_from_those_of_single_messages(self) -> None:
+        """No key of a single message is that of one in a batch."""
+        self.publish([{"topic": "a", "message": 1}], **{"Idempotency-Key": "k"})
+        for key in ("k", "k/0", "k%090", "k 0"):
+            answer = self.client.call("POST", "/api/v1/publish", {"topic": "a", "message": 1}, {"Idempotency-Key": key})
+            self.assertFalse(answer.json()["duplicate"], key)
+
+    def test_key_of_another_batch(self) -> None:
+        """What differs from the message that had its place in the batch is refused, the others were stored before."""
+        batch = [
+            {"topic": "a", "message": 1},
+            {"topic": "a", "message": 2},
+            {"topic": "b", "message": 3, "retain": True},
+        ]
+        self.publish(batch, **{"Idempotency-Key": "k"})
+        batch[1] = {"topic": "a", "message": "other"}
+        batch[2] = {"topic": "b", "message": "other", "retain": True}
+        status, answer = self.publish(batch, **{"Idempotency-Key": "k"})
+        first, *others = answer["results"]
+        self.assertEqual((status, first["duplicate"]), (200, True))
+        self.assertEqual([one["error"]["code"] for one in others], ["idempotency_key_reused"] * 2)
+
+    def test_wholly_other_batch(self) -> None:
+        """If nothing is what it was, the whole answer says so."""
+        self.publish([{"topic": "a", "message": 1}], **{"Idempotency-Key": "k"})
+        status, problem = self.publish([{"topic": "a", "message": 2}], **{"Idempotency-Key": "k"})
+        self.assertEqual((status, problem["code"]), (422, "idempotency_key_reused"))
+
+    def test_key_under_way(self) -> None:
+        """A batch that is repeated before the first one is stored is told to come again."""
+        waiting: Deferred[list[Stored | Refused]] = Deferred()
+        self.patch(self.client.bus, "publish_many", lambda _: waiting)
+        batch = [{"topic": "a", "message": 1}, {"topic": "a", "message": 2}]
+        connection = self.client.open("POST", "/api/v1/publish/batch", {"messages": batch}, {"Idempotency-Key": "k"})
+        status, problem = self.publish(batch, **{"Idempotency-Key": "k"})
+        self.assertEqual((status, problem["code"]), (409, "idempotency_in_progress"))
+        waiting.callback([Stored(1), Stored(2)])
+        self.client.settle()
+        self.assertIn(b'"id":"memory-2"', connection.received)
+
+    def test_order(self) -> None:
+        """The messages are stored in their order, retained ones and others, on whatever topics."""
+        self.client = HttpClient()
+        batch = [{"topic": "ab"[n % 2], "message": n, "retain": n % 3 == 0, "ttl": 60 + n % 5} for n in range(30)]
+        answer = self.client.call("POST", "/api/v1/publish/batch", {"messages": batch}).json()
+        self.assertEqual([one["id"] for one in answer["results"]], [f"memory-{n}" for n in range(1, 31)])
+        runs = self.successResultOf(self.client.bus.history(HOME, "#", Cursor("memory", 0), 100))
+        self.assertEqual([payload for run in runs for payload in run.payloads], [b"%d" % n for n in range(30)])
+
+    def test_ttl(self) -> None:
+        """Each message of a batch has its own time."""
+        self.publish([{"topic": "a", "message": 1, "ttl": 60}, {"topic": "a", "message": 2}])
+        self.client.clock.advance(61)
+        runs = self.successResultOf(self.client.bus.history(HOME, "#", Cursor("memory", 0), 100))
+        self.assertEqual([payload for run in runs for payload in run.payloads], [b"2"])
+
+    def test_a_fault_of_ours(self) -> None:
+        """What nobody expected is answered without details, and logged."""
+        self.patch(self.client.bus, "publish_many", lambda _: fail(RuntimeError("secret")))
+        self.assertEqual(self.publish([{"topic": "a", "message": 1}])[0], 500)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(Internal)), 1)  # with the id of the request
+
+    def test_client_that_does_not_wait(self) -> None:
+        """A client that goes before the answer leaves nothing behind, and nothing is logged."""
+        waiting: Deferred[list[Stored | Refused]] = Deferred()
+        self.patch(self.client.bus, "publish_many", lambda _: waiting)
+        batch = {"messages": [{"topic": "a", "message": 1}]}
+        self.client.open("POST", "/api/v1/publish/batch", batch, {"Idempotency-Key": "k"}).lose()
+        self.assertTrue(waiting.called)
+        waiting = Deferred()
+        self.client.open("POST", "/api/v1/publish/batch", batch, {"Idempotency-Key": "k"})
+        self.assertNoResult(waiting)
+
+    def test_counted(self) -> None:
+        """Each message of a batch is counted."""
+        self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
+        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 2)

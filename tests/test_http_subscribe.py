@@ -15,12 +15,18 @@ from flowgate.auth.permissions import Grant, Grants
 from flowgate.connections import IConnection
 from flowgate.errors import BusUnavailable, InvalidToken
 from flowgate.http import sse
+from flowgate.http.subscribe import EventStream
 from flowgate.interfaces import IReader, ISubscriber
 from flowgate.limits import Limits, Policies, TopicPolicy
 from flowgate.message import Cursor, Run
 from flowgate.topics import Topic
 from tests.http_client import HOME, OTHER, Connection, HttpClient, grants, principal
 from tests.test_sse import parse
+
+
+def producer(connection: Connection) -> Any:
+    """What the transport pauses and resumes."""
+    return connection.transport.producer
 
 
 class StreamTestCase(SynchronousTestCase):
@@ -60,7 +66,7 @@ class StreamTestCase(SynchronousTestCase):
         self.assertEqual(len(self.client.connections), 0)
         self.assertEqual(self.client.router._own, {})
         self.assertEqual(self.client.bus._feeds, [])
-        self.assertEqual(self.client.wheel._places, {})
+        self.assertEqual([item for item in self.client.wheel._places if isinstance(item, EventStream)], [])
 
 
 class SubscribeTests(StreamTestCase):
@@ -191,9 +197,19 @@ class SubscribeTests(StreamTestCase):
         self.refused("topic=a", 503, "bus_unavailable")
 
     def test_head_request(self) -> None:
-        """HEAD tells what GET would, and follows nothing."""
+        """HEAD tells what GET would, the place where the stream begins included, and leaves nothing behind."""
+        cursor = self.publish("a", 1)
         answer = self.client.call("HEAD", "/api/v1/subscribe?topic=a")
         self.assertEqual((answer.status, answer.headers["Content-Type"]), (200, "text/event-stream"))
+        self.assertEqual((answer.headers["Flow-Last-Event-ID"], answer.body), (cursor, b""))
+        self.assertLeft()
+        answer = self.client.call("HEAD", "/api/v1/subscribe?topic=a&last_event_id=earliest")
+        self.assertEqual(answer.headers["Flow-Last-Event-ID"], "memory-0")
+
+    def test_head_request_while_the_bus_is_away(self) -> None:
+        """HEAD says it too if a stream could not begin."""
+        self.client.bus.go_away()
+        self.assertEqual(self.client.call("HEAD", "/api/v1/subscribe?topic=a").status, 503)
         self.assertLeft()
 
     def test_encoded_once(self) -> None:
@@ -246,6 +262,12 @@ class ResumeTests(StreamTestCase):
         cursor = self.publish("a", 2)
         connection = self.subscribe("topic=a&last_event_id=earliest", {"Last-Event-ID": cursor})
         self.assertEqual(self.data(connection), [])
+
+    def test_empty_header(self) -> None:
+        """An empty header says nothing: the query counts (a browser that knows no id yet is to send none)."""
+        self.publish("a", 1)
+        connection = self.subscribe("topic=a&last_event_id=earliest", {"Last-Event-ID": ""})
+        self.assertEqual(self.data(connection), ["1"])
 
     def test_cursor_before_the_first_event(self) -> None:
         """The head says from where a client may go on that has seen no event yet."""
@@ -346,7 +368,7 @@ class TimeTests(StreamTestCase):
         """The stream ends when its token does, and the connection serves on."""
         self.client.tokens.known["short"] = principal(lifetime=60)
         connection = self.subscribe(token="short")
-        self.client.clock.pump([1] * 59)
+        self.client.clock.pump([1] * 58)
         self.assertFalse(connection.received.endswith(b"0\r\n\r\n"))
         self.client.clock.pump([1] * 2)
         self.assertTrue(connection.received.endswith(b"0\r\n\r\n"))
@@ -354,6 +376,34 @@ class TimeTests(StreamTestCase):
         connection.transport.clear()
         connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertIn(b"200 OK", connection.received)
+
+    def life(self, lifetime: float, drawn: float) -> float:
+        """How many seconds a stream lives whose token expires ``lifetime`` seconds after the test began."""
+        self.client.drawn = drawn
+        self.client.tokens.known["good"] = principal(lifetime=lifetime)
+        connection, began = self.subscribe(), self.client.clock.seconds()
+        while not connection.received.endswith(b"0\r\n\r\n"):
+            self.client.clock.advance(1 / 32)
+        return self.client.clock.seconds() - began
+
+    def test_never_later_than_the_token(self) -> None:
+        """However times fall together with the seconds that are looked at, no stream outlives its token."""
+        for thirds in range(10):
+            self.client.clock.advance(0.1)
+            lifetime = 10 + thirds / 3
+            lived = self.life(self.client.clock.seconds() + lifetime, 0.0)
+            self.assertTrue(lifetime - 2 < lived < lifetime + 1 / 32, (lifetime, lived))
+
+    def test_spread(self) -> None:
+        """Streams whose tokens expire together end at different times before: within a tenth of a life, or 30 s."""
+        for lifetime, drawn, before in ((100.0, 1.0, 10.0), (100.0, 0.5, 5.0), (900.0, 1.0, 30.0), (900.0, 0.5, 15.0)):
+            now = self.client.clock.seconds()
+            lived = self.life(now + lifetime, drawn)
+            self.assertTrue(lifetime - before - 2 < lived < lifetime - before + 1 / 32, (lifetime, drawn, lived))
+
+    def test_an_instant_before_the_token_expires(self) -> None:
+        """A stream whose token is good for less than a second begins, and ends at once."""
+        self.assertLessEqual(self.life(0.5, 0.0), 1.0)
 
     def test_token_revoked(self) -> None:
         """The streams of a revoked token are ended."""
@@ -427,10 +477,10 @@ class SlowReaderTests(StreamTestCase):
     limits = Limits(subscriber_buffer_bytes=65536)
 
     def stall(self, connection: Connection) -> None:
-        connection.protocol.pauseProducing()
+        producer(connection).pauseProducing()
 
     def read_on(self, connection: Connection) -> None:
-        connection.protocol.resumeProducing()
+        producer(connection).resumeProducing()
         self.client.settle()
 
     def test_history_waits(self) -> None:
@@ -681,19 +731,19 @@ class RetainedTests(StreamTestCase):
         self.small_pages(1)
         waiting = self.hold_pages()
         connection = self.subscribe("topic=%23&retained=true")
-        connection.protocol.pauseProducing()
+        producer(connection).pauseProducing()
         self.publish("a/0", "new")
         waiting.pop()()
         self.client.settle()
         self.assertEqual((self.shown(connection), waiting), ([], []))
         for number in range(1, 6):
-            connection.protocol.resumeProducing()
+            producer(connection).resumeProducing()
             self.client.settle()
-            connection.protocol.pauseProducing()
+            producer(connection).pauseProducing()
             waiting.pop()()
             self.client.settle()
             self.assertEqual(len(self.shown(connection)), number)
-        connection.protocol.resumeProducing()
+        producer(connection).resumeProducing()
         self.client.settle()
         self.assertEqual(
             [(topic, retained) for topic, _, retained in self.shown(connection)],

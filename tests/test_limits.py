@@ -6,7 +6,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.errors import InvalidTopic
-from flowgate.limits import Limits, Policies, TopicPolicy
+from flowgate.limits import Limits, Policies, TokenBucket, TopicPolicy
 from flowgate.metering import Meter
 
 
@@ -24,6 +24,49 @@ class LimitsTests(SynchronousTestCase):
     def test_window_has_identifiers(self) -> None:
         """[MQTT-2.3.1-2]: no more deliveries can be in flight than there are identifiers, nor than fit into a state."""
         self.assertEqual(attrs.fields_dict(Limits)["inflight_messages"].metadata["most"], 16384)
+
+
+class TokenBucketTests(SynchronousTestCase):
+    """A rate with a burst."""
+
+    def test_burst(self) -> None:
+        """At once there is the burst and no more."""
+        bucket = TokenBucket(2, 5, 100)
+        self.assertEqual([bucket.take() for _ in range(6)], [True] * 5 + [False])
+
+    def test_rate(self) -> None:
+        """In the long run there is the rate, however the time is divided."""
+        for step in (0.125, 0.5, 3):
+            bucket = TokenBucket(2, 10, 0)
+            bucket.take(10)
+            taken = 0
+            for index in range(1, int(60 / step) + 1):
+                bucket.refill(index * step)
+                while bucket.take():
+                    taken += 1
+            self.assertEqual(taken, 120)
+
+    def test_idle(self) -> None:
+        """Who was idle for long has the burst, not more."""
+        bucket = TokenBucket(2, 5, 0)
+        bucket.refill(1e9)
+        self.assertTrue(bucket.take(5))
+        self.assertFalse(bucket.take(0.001))
+
+    def test_wait(self) -> None:
+        """It says when there is enough."""
+        bucket = TokenBucket(4, 4, 0)
+        self.assertEqual(bucket.wait(4), 0)
+        bucket.take(4)
+        self.assertEqual((bucket.wait(), bucket.wait(4)), (0.25, 1))
+        bucket.refill(0.25)
+        self.assertTrue(bucket.take())
+
+    def test_nothing_is_taken_in_part(self) -> None:
+        """What cannot be taken whole is left."""
+        bucket = TokenBucket(1, 3, 0)
+        self.assertFalse(bucket.take(4))
+        self.assertTrue(bucket.take(3))
 
 
 class PoliciesTests(SynchronousTestCase):

@@ -159,9 +159,9 @@ class _Tests(SynchronousTestCase):
             self.told.update(directory=directory, durability=durability)
             return self.server
 
-        def make_site(*parts: Any) -> Any:
+        def make_site(*parts: Any, **more: Any) -> Any:
             self.parts["site"] = parts
-            return real_make_site(*parts)
+            return real_make_site(*parts, **more)
 
         self.parts: dict[str, tuple[Any, ...]] = {}
         for name, made in (

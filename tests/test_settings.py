@@ -35,6 +35,10 @@ issuer = "https://gateway.example"
 sqs_account_id = "000000000042"
 sqs_regions = "separate"
 
+[websocket]
+origins = ["https://Example.org:443", "http://*.example.org:8000", "null"]
+deflate = true
+
 [history]
 messages = 50
 age = "7d"
@@ -126,6 +130,8 @@ class SourceTests(_Tests):
                 sqs_regions="separate",
                 history_messages=50,
                 history_age=7 * 86400,
+                websocket_origins=("https://example.org", "http://*.example.org:8000", "null"),
+                websocket_deflate=True,
                 limits=Limits(message_bytes=1000, connections=10),
                 policies=(
                     TopicPolicy("telemetry/#", False),
@@ -154,9 +160,11 @@ class SourceTests(_Tests):
 
     def test_every_option_in_the_environment(self) -> None:
         """Every option has a name in the environment, and its own field."""
-        limits = {f"limits.{name}": str(value - 1) for name, value in attrs.asdict(Limits()).items()}
+        limits = {f"limits.{name}": str(value - 1 if value else 1) for name, value in attrs.asdict(Limits()).items()}
         samples = {"history.age": "2h", "history.messages": "3", "replicas": "3", "durability": "fsync", **limits}
-        samples["mqtt_client_cert_required"] = "true"
+        samples["mqtt_client_cert_required"] = samples["websocket.deflate"] = "true"
+        samples["websocket.origins"] = "https://a.example http://localhost:3000"
+        samples.update({"webhooks.allow": "10.1.0.0/16 fd00:1::/32", "webhooks.http": "true"})
         samples.update({"sqs_account_id": "000000000042", "sqs_regions": "separate"})
         usual = load({}, {})
         for option in OPTIONS:
@@ -303,6 +311,8 @@ class RefusalTests(_Tests):
             ("history = 5", "history", "table"),
             ("limits = []", "limits", "table"),
             ("[history]\nage = 86400", "history.age", "24h"),
+            ("[webhooks]\nallow = ['10.1.2.3/16']", "webhooks.allow", "10.1.0.0/16"),
+            ("[webhooks]\nallow = ['localhost']", "webhooks.allow", "networks"),
             ("topics = 1", "topics", "[[topics]]"),
             ("topics = [1]", "topics[0]", "table"),
             ("[[topics]]", "topics[0]", "filter"),

@@ -16,7 +16,7 @@ from flowgate.errors import InvalidJson, InvalidParameter, MissingField, Refused
 from flowgate.message import Run
 from flowgate.topics import Namespace, Topic
 from flowgate.websocket import frames
-from flowgate.websocket.frames import Auth, Frame, Ping, Publish, Subscribe, Unsubscribe
+from flowgate.websocket.frames import Auth, Frame, Ping, Publish, Subscribe, Unsubscribe, Who
 
 _SETTINGS = settings(deadline=None, database=None)
 
@@ -84,6 +84,8 @@ class ParseTests(SynchronousTestCase):
                 Subscribe("a/#", "earliest", True, "s1"),
             ),
             ('{"action":"subscribe","topic":"t","retained":true}', Subscribe("t", None, False, None, retained=True)),
+            ('{"action":"subscribe","topic":"t","presence":true}', Subscribe("t", None, False, None, presence=True)),
+            ('{"action":"who","topic":"a/#","id":"w"}', Who("a/#", "w")),
             ('{"action":"unsubscribe","topic":"news","id":0}', Unsubscribe("news", 0)),
             (
                 '{"action":"publish","topic":"news","message":"Hi \\u00e9"}',
@@ -118,6 +120,8 @@ class ParseTests(SynchronousTestCase):
         self.assert_refused(MissingField, '{"action":"publish","message":1}', says="'topic'")
         self.assert_refused(MissingField, '{"action":"publish","topic":"t"}', says="'message'")
         self.assert_refused(MissingField, '{"action":"auth"}', says="'token'")
+        self.assert_refused(MissingField, '{"action":"who","id":1}', says="'topic'")
+        self.assert_refused(MissingField, '{"action":"who","topic":"t"}', says="'id'")
 
     def test_wrong_types(self) -> None:
         """A member of a wrong type or size is named."""
@@ -128,6 +132,7 @@ class ParseTests(SynchronousTestCase):
             ("since", '{"action":"subscribe","topic":"t","since":3}'),
             ("meta", '{"action":"subscribe","topic":"t","meta":1}'),
             ("retained", '{"action":"subscribe","topic":"t","retained":"yes"}'),
+            ("presence", '{"action":"subscribe","topic":"t","presence":1}'),
             ("key", '{"action":"publish","topic":"t","message":1,"key":""}'),
             ("key", '{"action":"publish","topic":"t","message":1,"key":"a\\nb"}'),
             ("token", '{"action":"auth","token":{}}'),
@@ -183,9 +188,11 @@ class ParseTests(SynchronousTestCase):
     @_SETTINGS
     @given(
         st.dictionaries(
-            st.sampled_from(["action", "id", "topic", "message", "key", "since", "meta", "retained", "token", "x"]),
+            st.sampled_from(
+                ["action", "id", "topic", "message", "key", "since", "meta", "retained", "presence", "token", "x"]
+            ),
             st.one_of(
-                st.sampled_from(["publish", "subscribe", "unsubscribe", "ping", "auth", "t"]),
+                st.sampled_from(["publish", "subscribe", "unsubscribe", "ping", "auth", "who", "t"]),
                 st.recursive(
                     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -359,6 +366,17 @@ class EncodeTests(SynchronousTestCase):
                 {"action": "ack", "id": 3, "topic": "t", "cursor": "e-1", "duplicate": False},
                 {"action": "pong"},
                 {"action": "notice", "code": "token_expiring", "expires_in": 30},
+            ],
+        )
+
+    def test_presence(self) -> None:
+        """Who has come or gone, and how many there are; or the number alone."""
+        client = {"client": "c1", "user": "alice", "app": "shop", "since": "2026-11-24T02:56:38.371Z"}
+        self.assertEqual(
+            shown(frames.presence("t", 2, "join", client) + frames.presence("t", 0)),
+            [
+                {"action": "presence", "topic": "t", "event": "join", "client": client, "count": 2},
+                {"action": "presence", "topic": "t", "count": 0},
             ],
         )
 

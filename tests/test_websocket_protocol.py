@@ -24,6 +24,7 @@ from flowgate import replay
 from flowgate.auth.permissions import Grant, Grants, Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
+from flowgate.bus.memory_peers import MemoryPeers, MemoryPeersHub
 from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections, IConnection
@@ -33,11 +34,12 @@ from flowgate.interfaces import IReader, ISubscriber
 from flowgate.limits import Limits, Policies, TopicPolicy
 from flowgate.message import Run, Stored
 from flowgate.metering import Meter
+from flowgate.presence import Presence
 from flowgate.router import Router
 from flowgate.subscriber import Turn
 from flowgate.timers import Wheel
 from flowgate.topics import Namespace, Topic
-from flowgate.websocket import frames, opening, protocol
+from flowgate.websocket import deflate, frames, opening, protocol
 from flowgate.websocket.protocol import WebSocketFactory
 from flowgate.websocket.reading import Reading
 from flowgate.websocket.resource import make_resource
@@ -158,14 +160,14 @@ class Peer:
         self._rest = b""
         found: list[Any] = []
         while data:
-            opcode, size, start = data[0] & 0x0F, data[1], 2
+            opcode, compressed, size, start = data[0] & 0x0F, data[0] & 0x40, data[1], 2
             if size == 126:
                 size, start = int.from_bytes(data[2:4], "big"), 4
             elif size == 127:
                 size, start = int.from_bytes(data[2:10], "big"), 10
             payload, data = data[start : start + size], data[start + size :]
             if opcode == 1:
-                found.append(json.loads(payload))
+                found.append(json.loads(deflate.inflate(payload, 10**6) if compressed else payload))
             elif opcode == 8:
                 found.append(int.from_bytes(payload[:2], "big"))
             else:
@@ -234,8 +236,19 @@ class ConnectionTestCase(SynchronousTestCase):
         self.successResultOf(self.bus.start())
         self.wheel = Wheel(self.clock)
         self.tokens = Tokens(self.clock)
-        self.factory = WebSocketFactory(
-            self.gateway, cast(TokenService, self.tokens), self.wheel, self.clock, self.clock.seconds
+        self.presence = Presence(MemoryPeers(MemoryPeersHub(self.clock)), self.clock, self.clock.seconds)
+        self.factory = self.make_factory()
+
+    def make_factory(self, **options: Any) -> WebSocketFactory:
+        return WebSocketFactory(
+            self.gateway,
+            cast(TokenService, self.tokens),
+            self.presence,
+            self.wheel,
+            self.clock,
+            self.clock.seconds,
+            draw=lambda: 0.25,
+            **options,
         )
 
     def settle(self) -> None:
@@ -395,7 +408,12 @@ class HandshakeTests(ConnectionTestCase):
         """As a resource of twisted.web it takes the connection over, and no other producer is left in the way."""
         root = Resource()
         resource: Any = make_resource(
-            self.gateway, cast(TokenService, self.tokens), self.wheel, self.clock, self.clock.seconds
+            self.gateway,
+            cast(TokenService, self.tokens),
+            self.presence,
+            self.wheel,
+            self.clock,
+            self.clock.seconds,
         )
         root.putChild(b"ws", resource)
         site = Site(root, timeout=5, reactor=self.clock)
@@ -564,14 +582,34 @@ class FrameTests(ConnectionTestCase):
     def test_idempotency_key(self) -> None:
         """A publish repeated with its key is stored and delivered once; without an id silently."""
         peer = self.peer(subscribe("t"))
-        peer.send(publish("t", 1, key="k"), publish("t", 1, key="k", id=5))
-        self.settle()
+        for again in ({}, {"id": 5}):
+            peer.send(publish("t", 1, key="k", **again))
+            self.settle()
         answers = peer.got()
         self.assertEqual([one for one in answers if one["action"] == "message"], [message("t", "1")])
         self.assertEqual(
             [one for one in answers if one["action"] == "ack"],
             [{"action": "ack", "id": 5, "topic": "t", "cursor": f"{self.gateway.epoch}-1", "duplicate": True}],
         )
+
+    def test_key_of_another_message(self) -> None:
+        """A key that was used for another message is refused, with or without an id."""
+        peer = self.peer()
+        for value, topic in ((1, "t"), (2, "t"), (1, "u")):
+            peer.send(publish(topic, value, key="k"))
+            self.settle()
+        codes = [(one["action"], one["status"], one["code"]) for one in peer.got()]
+        self.assertEqual(codes, [("error", 422, "idempotency_key_reused")] * 2)
+        self.assertEqual(self.bus.last, 1)
+
+    def test_key_under_way(self) -> None:
+        """A repetition that comes before its first message is stored is told to come again."""
+        peer = self.peer()
+        peer.send(publish("t", 1, key="k", id=1), publish("t", 1, key="k", id=2))
+        self.settle()
+        answers = {one["id"]: one for one in peer.got()}
+        self.assertEqual(answers[1]["action"], "ack")
+        self.assertEqual((answers[2]["status"], answers[2]["code"]), (409, "idempotency_in_progress"))
 
     def test_bus_away(self) -> None:
         """While the bus is away acknowledged publishes are refused, others reach this node's clients."""
@@ -1187,7 +1225,7 @@ class CloseTests(ConnectionTestCase):
         self.connections.end(None)
         self.connections.end(None)
         self.settle()
-        self.assertEqual(peer.got(), [{"action": "notice", "code": "going_away"}, 1001])
+        self.assertEqual(peer.got(), [{"action": "notice", "code": "going_away", "retry_after_ms": 1250}, 1001])
 
     def test_going_away_with_acknowledgements_under_way(self) -> None:
         """When the gateway goes, acknowledgements under way are finished, and nothing more is read."""
@@ -1198,7 +1236,7 @@ class CloseTests(ConnectionTestCase):
         self.connections.end(None)
         self.settle()
         self.assertTrue(peer.paused)
-        self.assertEqual(peer.got(), [{"action": "notice", "code": "going_away"}])
+        self.assertEqual([one["code"] for one in peer.got()], ["going_away"])
         self.bus.let_go()
         self.settle()
         answer, code = peer.got()

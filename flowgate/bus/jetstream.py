@@ -21,8 +21,9 @@ from flowgate.bus.publisher import Publisher, private_id
 from flowgate.bus.reading import PAGE_BYTES, PAGE_MESSAGES, History, all_of
 from flowgate.bus.stream import StreamSettings, check_version, ensure_stream
 from flowgate.bus.tail import Feeds
+from flowgate.bus.topic_names import TopicNames
 from flowgate.bus.wire import Message
-from flowgate.errors import BusUnavailable, StartError
+from flowgate.errors import BusUnavailable, Refused, StartError
 from flowgate.interfaces import IBus, IBusListener, IFeed, IFilteredFeed, IReader
 from flowgate.message import Backlog, Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
@@ -101,6 +102,7 @@ class JetStreamBus:
         )
         self._history = History(reactor, self._link, self._settings, self._grouper)
         self._feeds = Feeds(reactor, self._link, self._settings, self._grouper, self._history)
+        self._names = TopicNames(reactor, self._link, self._settings)
         self._attachments: dict[Namespace, _Attachment] = {}
         self._starting: Deferred[None] | None = None
         self._start_timer: IDelayedCall | None = None
@@ -253,6 +255,9 @@ class JetStreamBus:
     def publish(self, run: Run) -> Deferred[None]:
         return self._publisher.publish(run)
 
+    def publish_many(self, runs: Sequence[Run]) -> Deferred[list[Stored | Refused]]:
+        return self._publisher.publish_many(runs)
+
     def send(self, run: Run, record: bool) -> bool:
         if record:
             return self._publisher.record(run)
@@ -373,6 +378,13 @@ class JetStreamBus:
         weighing = Weighing(self._reactor, self._link, self._settings.name, subjects)
         place, dropped = await excess(weighing, start, messages, size, self._largest)
         return Backlog(Cursor(self.epoch, place) if dropped else after, dropped)
+
+    def topics(
+        self, namespace: Namespace, prefix: str, after: str, limit: int, admits: Callable[[str], bool]
+    ) -> Deferred[list[tuple[str, int]]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return self._names.page(namespace, prefix, after, limit, admits)
 
     def find(self, topic: Topic, message_id: str) -> Deferred[int | None]:
         if not self.available:

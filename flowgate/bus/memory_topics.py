@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
@@ -189,6 +190,29 @@ class MemoryBus:
         kept = Run(run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids)
         self._put(_Write(kept, self._age(run.ttl), stored, None))
         return stored
+
+    def publish_many(self, runs: Sequence[Run]) -> Deferred[list[Stored | Refused]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        return Deferred.fromCoroutine(self._publish_many(runs))
+
+    async def _publish_many(self, runs: Sequence[Run]) -> list[Stored | Refused]:
+        stored: list[Deferred[Stored]] = []
+        for run in runs:
+            ids: Sequence[str | None] = run.message_ids or [None] * run.count
+            for payload, one in zip(run.payloads, ids, strict=True):
+                stored.append(
+                    self.publish_one(run.topic, payload, qos=run.qos, message_id=one, ttl=run.ttl, retain=run.retain)
+                )
+        answers: list[Stored | Refused] = []
+        for _, outcome in await DeferredList(stored, consumeErrors=True):
+            if not isinstance(outcome, Failure):
+                answers.append(outcome)
+            elif isinstance(outcome.value, Refused):
+                answers.append(outcome.value)
+            else:
+                outcome.raiseException()
+        return answers
 
     def send(self, run: Run, record: bool) -> bool:
         if not record or self._refusal(run.payloads) is not None:
@@ -397,6 +421,18 @@ class MemoryBus:
             dropped += 1
             after = Cursor(self.epoch, oldest.sequence)
         return succeed(Backlog(after, dropped))
+
+    def topics(
+        self, namespace: Namespace, prefix: str, after: str, limit: int, admits: Callable[[str], bool]
+    ) -> Deferred[list[tuple[str, int]]]:
+        if not self.available:
+            return fail(BusUnavailable())
+        now = self._clock.seconds()
+        counts = Counter(
+            entry.topic.name for entry in self._entries if entry.topic.namespace == namespace and entry.expires > now
+        )
+        names = sorted(name for name in counts if name.startswith(prefix) and name > after and admits(name))
+        return succeed([(name, counts[name]) for name in names[:limit]])
 
     def find(self, topic: Topic, message_id: str) -> Deferred[int | None]:
         if not self.available:

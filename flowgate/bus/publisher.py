@@ -8,11 +8,12 @@ parcels grow with the load and an idle lane adds no delay.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -30,10 +31,12 @@ PARCEL_MESSAGES = 1000
 PARCEL_BYTES = 1024 * 1024
 _ANSWER_SECONDS = 5.0
 _HEADER_ROOM = 1024  # what the headers of one message may take of the server's max_payload
+_SINGLY = 4000  # messages under way outside of batches; the stream refuses whatever waits behind 10,000
 _UNCERTAIN = 10_000  # message ids that are remembered because nobody knows whether they were stored
 _TOO_LARGE_FOR_STREAM = 10054
 # Ask for few flow messages: what is under way is bounded by the parcels.  The server makes it 500 at most.
 _FLOW = "65535"
+_STORED = re.compile(rb'\{"stream":"[^"]*", ?"seq":([0-9]+)\}\Z')  # what JetStream answers as a rule
 
 
 class _Job:
@@ -67,6 +70,33 @@ class _Single:
         self.token = token
         self.result = result
         self.deadline = 0.0
+
+
+class _Many:
+    """Messages that travel one by one, and want their places.
+
+    :ivar answers: what became of each; ``None`` as long as that is not known.
+    :ivar left: how many have no answer yet.
+    """
+
+    __slots__ = ("answers", "count", "deadline", "left", "result", "runs", "size", "token", "written")
+
+    def __init__(self, runs: Sequence[Run], largest: int, token: str) -> None:
+        self.runs = runs
+        self.token = token
+        self.deadline = 0.0
+        self.written = 0
+        sizes = [len(payload) for run in runs for payload in run.payloads]
+        self.count = len(sizes)
+        self.size = sum(sizes)
+        self.answers: list[Stored | Refused | None] = [None] * self.count
+        self.left = self.count
+        if max(sizes, default=0) > largest:
+            for place, size in enumerate(sizes):
+                if size > largest:
+                    self.answers[place] = _too_large(largest)
+                    self.left -= 1
+        self.result: Deferred[list[Stored | Refused]] = Deferred()
 
 
 class _Parcel:
@@ -119,9 +149,11 @@ class Publisher:
         self._most_parcels = parcels
         self._queue_messages = queue_messages
         self._queue_bytes = queue_bytes
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[_Job | _Many] = deque()
         self._parcels: dict[str, _Parcel] = {}
         self._singles: dict[str, _Single] = {}
+        self._manys: dict[str, _Many] = {}
+        self._singly = 0  # messages under way outside of batches
         self._uncertain: dict[str, bool] = {}
         self._held_messages = 0
         self._held_bytes = 0
@@ -148,7 +180,9 @@ class Publisher:
         self._turn = self._watch = None
         parcels, self._parcels = self._parcels, {}
         singles, self._singles = self._singles, {}
+        manys, self._manys = self._manys, {}
         queue, self._queue = self._queue, deque()
+        self._singly = 0
         away = BusUnavailable()
         for parcel in parcels.values():
             self._link.close_inbox(parcel.token)
@@ -158,10 +192,16 @@ class Publisher:
             self._link.close_inbox(single.token)
             self._doubt(single.message_id)
             single.result.errback(away)
-        for job in queue:
-            if job.single is not None:
-                job.single.result.errback(away)
-            self._fail(job, away)
+        for many in manys.values():
+            self._link.close_inbox(many.token)
+            self._tell_many(many, away)
+        for waiting in queue:
+            if isinstance(waiting, _Many):
+                waiting.result.errback(away)
+                continue
+            if waiting.single is not None:
+                waiting.single.result.errback(away)
+            self._fail(waiting, away)
         self._held_messages = self._held_bytes = 0
         self._release(0, 0)
 
@@ -176,14 +216,14 @@ class Publisher:
         elif not run.count:
             stored.callback(None)
         else:
-            self._put(_Job(run, topic_subject(LOG, run.topic), stored))
+            self._put_run(_Job(run, topic_subject(LOG, run.topic), stored))
         return stored
 
     def record(self, run: Run) -> bool:
         """Have a run kept and passed on without an answer; tell whether that is going to be tried."""
         if not run.count or self._refusal(max(map(len, run.payloads))) is not None:
             return False
-        self._put(_Job(run, topic_subject(LIVE, run.topic), None))
+        self._put_run(_Job(run, topic_subject(LIVE, run.topic), None))
         return True
 
     def publish_one(
@@ -209,27 +249,46 @@ class Publisher:
             private = private_id(topic, message_id)
             head = _with_id(head, private)
         single = _Single(head, run, self._link.token(), result, private)
-        self._put(_Job(run, topic_subject(LOG, topic), None, single))
+        self._put(_Job(run, topic_subject(LOG, topic), None, single), 1, single.size)
         return result
+
+    def publish_many(self, runs: Sequence[Run]) -> Deferred[list[Stored | Refused]]:
+        """Store messages one by one and learn the place of each; see :meth:`IBus.publish_many`.
+
+        A batch is acknowledged as a whole, and between its messages there may be some of other nodes: only what
+        travels by itself is told its place.  That costs the server little (a fifth more, for small messages); what it
+        would cost here, one inbox and one Deferred for all of them save.
+        """
+        refusal = self._refusal(0)
+        if refusal is not None:
+            return fail(refusal)
+        many = _Many(runs, self._max_payload, self._link.token())
+        if not many.left:
+            return succeed([answer for answer in many.answers if answer is not None])
+        self._put(many, many.count, many.size)
+        return many.result
 
     def _refusal(self, largest: int) -> Refused | None:
         if not self._open:
             return BusUnavailable()
         if largest > self._max_payload:
-            return MessageTooLarge(f"the message bus takes at most {self._max_payload} bytes")
+            return _too_large(self._max_payload)
         if self._held_messages >= 4 * self._queue_messages or self._held_bytes >= 4 * self._queue_bytes:
             return BusUnavailable("too many messages wait for the message bus")
         return None
 
-    def _put(self, job: _Job) -> None:
+    def _put_run(self, job: _Job) -> None:
+        self._put(job, job.run.count, sum(map(len, job.run.payloads)))
+
+    def _put(self, job: _Job | _Many, messages: int, size: int) -> None:
         self._queue.append(job)
-        self._held_messages += job.run.count
-        self._held_bytes += sum(map(len, job.run.payloads))
+        self._held_messages += messages
+        self._held_bytes += size
         if not self.congested and (self._held_messages > self._queue_messages or self._held_bytes > self._queue_bytes):
             self.congested = True
-        if not self._parcels and not self._singles and self._turn is None:
+        if not self._parcels and not self._singly and self._turn is None:
             self._flush()
-        elif self._turn is None and len(self._parcels) < self._most_parcels:
+        elif self._turn is None and len(self._parcels) < self._most_parcels and self._singly < _SINGLY:
             # While anything is under way, what a turn brings goes together.
             self._turn = self._reactor.callLater(0, self._turn_ended)
 
@@ -240,8 +299,13 @@ class Publisher:
     # -- writing
 
     def _flush(self) -> None:
-        while self._queue and self._open and len(self._parcels) < self._most_parcels:
+        while self._queue and self._open and len(self._parcels) < self._most_parcels and self._singly < _SINGLY:
             self._send_parcel()
+
+    def _go_on(self) -> None:
+        """Write what waited for fewer messages to be under way, with all that this turn makes room for."""
+        if self._queue and self._turn is None:
+            self._turn = self._reactor.callLater(0, self._turn_ended)
 
     def _send_parcel(self) -> None:
         token = self._link.token()
@@ -255,10 +319,19 @@ class Publisher:
         queue = self._queue
         while queue and parcel.count < PARCEL_MESSAGES and parcel.bytes < PARCEL_BYTES:
             job = queue[0]
+            if isinstance(job, _Many):
+                if self._singly >= _SINGLY:
+                    break
+                queue.popleft()
+                self._send_many(job, parts)
+                live = None
+                continue
             run = job.run
             if job.single is not None:
                 if number and run.retain:
                     break  # a client may have messages of the batch before it, which must be acknowledged first
+                if self._singly >= _SINGLY:
+                    break
                 queue.popleft()
                 self._send_single(job, job.single, parts)
                 live = None
@@ -341,9 +414,47 @@ class Publisher:
     def _send_single(self, job: _Job, single: _Single, parts: list[bytes]) -> None:
         single.deadline = self._reactor.seconds() + _ANSWER_SECONDS
         self._singles[single.token] = single
+        self._singly += 1
         self._link.open_inbox(single.token, self._single_answered)
         reply = f"{self._link.inbox}.{single.token}".encode()
         parts.append(wire.publish(job.subject, job.run.payloads[0], reply, single.head))
+
+    def _send_many(self, many: _Many, parts: list[bytes]) -> None:
+        many.deadline = self._reactor.seconds() + _ANSWER_SECONDS
+        many.written = many.left
+        self._manys[many.token] = many
+        self._singly += many.written
+        self._link.open_inbox(many.token, self._many_answered)
+        reply = f"{self._link.inbox}.{many.token}.".encode()
+        answers = many.answers
+        start = 0
+        for run in many.runs:
+            subject = topic_subject(LOG, run.topic)
+            head = _head(run)
+            numbered = enumerate(run.payloads, start)
+            if run.message_ids:
+                line = b"HPUB %b %b" % (subject, reply)
+                heads = [_with_id(head, private_id(run.topic, one)) for one in run.message_ids]
+                parts += [
+                    b"%b%d %d %d\r\n%b%b\r\n" % (line, at, len(own), len(own) + len(payload), own, payload)
+                    for (at, payload), own in zip(numbered, heads, strict=True)
+                    if answers[at] is None
+                ]
+            elif head:
+                line, size = b"HPUB %b %b" % (subject, reply), len(head)
+                parts += [
+                    b"%b%d %d %d\r\n%b%b\r\n" % (line, at, size, size + len(payload), head, payload)
+                    for at, payload in numbered
+                    if answers[at] is None
+                ]
+            else:
+                line = b"PUB %b %b" % (subject, reply)
+                parts += [
+                    b"%b%d %d\r\n%b\r\n" % (line, at, len(payload), payload)
+                    for at, payload in numbered
+                    if answers[at] is None
+                ]
+            start += run.count
 
     # -- answers
 
@@ -413,16 +524,9 @@ class Publisher:
         if single is None:
             return
         self._link.close_inbox(single.token)
-        result: Stored | Refused = BusUnavailable()
-        if not message[3]:
-            answer = json.loads(message[4])
-            error = answer.get("error")
-            if error is None:
-                result = Stored(int(answer["seq"]), bool(answer.get("duplicate", False)))
-            elif error.get("err_code") == _TOO_LARGE_FOR_STREAM:
-                result = MessageTooLarge()
-            else:
-                self._warnings.warn("a message was not stored: {detail}", str(error.get("description")))
+        self._singly -= 1
+        self._go_on()
+        result = self._answer(message)
         if isinstance(result, Stored):
             # A duplicate was delivered when it was new, unless its first acknowledgement never came.
             uncertain = single.message_id is not None and self._uncertain.pop(single.message_id, False)
@@ -432,6 +536,73 @@ class Publisher:
         else:
             single.result.errback(result)
         self._release(1, single.size)
+
+    def _answer(self, message: Message) -> Stored | Refused:
+        """What became of a message that travelled by itself."""
+        stored = _STORED.match(message[4])
+        if stored is not None:
+            return Stored(int(stored[1]))
+        if not message[3]:
+            answer = json.loads(message[4])
+            error = answer.get("error")
+            if error is None:
+                return Stored(int(answer["seq"]), bool(answer.get("duplicate", False)))
+            if error.get("err_code") == _TOO_LARGE_FOR_STREAM:
+                return MessageTooLarge()
+            self._warnings.warn("a message was not stored: {detail}", str(error.get("description")))
+        return BusUnavailable()
+
+    def _many_answered(self, messages: list[Message]) -> None:
+        token = self._token(messages[0])
+        many = self._manys.get(token)
+        if many is None:
+            return
+        start = len(self._link.inbox) + len(token) + 2
+        answers = many.answers
+        for message in messages:
+            place = int(message[1][start:])
+            if answers[place] is None:
+                answers[place] = self._answer(message)
+                many.left -= 1
+        if not many.left:
+            self._end_many(many)
+
+    def _end_many(self, many: _Many, reason: str = "") -> None:
+        """All answers are there, or the rest will not come."""
+        del self._manys[many.token]
+        self._link.close_inbox(many.token)
+        self._singly -= many.written
+        self._flush()  # before anybody is told, as in _settle
+        self._tell_many(many, BusUnavailable(reason))
+        self._release(many.count, many.size)
+
+    def _tell_many(self, many: _Many, otherwise: Refused) -> None:
+        """Deliver what is stored and new, and tell the publisher; ``otherwise`` is the answer that is missing."""
+        answers = [otherwise if answer is None else answer for answer in many.answers]
+        if self._stored is not None:
+            new: list[Run] = []
+            start = 0
+            for run in many.runs:
+                new += self._new(run, answers[start : start + run.count])
+                start += run.count
+            self._tell_stored(new)
+        many.result.callback(answers)
+
+    def _new(self, run: Run, answers: Sequence[Stored | Refused]) -> list[Run]:
+        """What of a run is to be delivered now: nothing, all of it, or a part."""
+        kept: list[bytes] = []
+        ids: Sequence[str | None] = run.message_ids or [None] * run.count
+        for payload, message_id, answer in zip(run.payloads, ids, answers, strict=True):
+            private = None if message_id is None else private_id(run.topic, message_id)
+            if isinstance(answer, BusUnavailable):
+                self._doubt(private)
+            elif isinstance(answer, Stored):
+                uncertain = private is not None and self._uncertain.pop(private, False)
+                if not answer.duplicate or uncertain:
+                    kept.append(payload)
+        if len(kept) == run.count:
+            return [run]
+        return [Run(run.topic, kept, qos=run.qos, ttl=run.ttl, retain=run.retain)] if kept else []
 
     def _fail(self, job: _Job, reason: Refused) -> None:
         if not job.failed and job.stored is not None:
@@ -466,24 +637,34 @@ class Publisher:
         now = self._reactor.seconds()
         parcels = [parcel for parcel in self._parcels.values() if parcel.deadline <= now]
         singles = [single for single in self._singles.values() if single.deadline <= now]
+        manys = [many for many in self._manys.values() if many.deadline <= now]
         for parcel in parcels:
             if parcel.token in self._parcels:
                 self._settle(parcel, 0, "no acknowledgement in time")
         for single in singles:
             if self._singles.pop(single.token, None) is not None:
                 self._link.close_inbox(single.token)
+                self._singly -= 1
+                self._go_on()
                 self._doubt(single.message_id)
                 single.result.errback(BusUnavailable("the message bus does not answer in time"))
                 self._release(1, single.size)
-        if parcels or singles:
+        for many in manys:
+            if many.token in self._manys:
+                self._end_many(many, "the message bus does not answer in time")
+        if parcels or singles or manys:
             self._settled()
-        if self._watch is None and (self._parcels or self._singles):
+        if self._watch is None and (self._parcels or self._singly):
             self._watch = self._reactor.callLater(1.0, self._look)
 
 
 def _head(run: Run) -> bytes:
     """The headers that every message of a run travels with."""
     return flag_headers(run.qos, run.ttl, run.retain)
+
+
+def _too_large(most: int) -> MessageTooLarge:
+    return MessageTooLarge(f"the message bus takes at most {most} bytes")
 
 
 def private_id(topic: Topic, message_id: str) -> str:

@@ -38,11 +38,16 @@ Handler = Callable[..., Awaitable["Answer | None"]]
 
 @attrs.frozen(slots=True)
 class Route:
-    """A method and a path (in Werkzeug's syntax) with who answers it."""
+    """A method and a path (in Werkzeug's syntax) with who answers it.
+
+    :ivar brief: whether the handler waits for nothing but the bus, and has asked it before it waits: then requests of
+        one connection may be begun beside each other, and are answered also if the client has ended its side.
+    """
 
     method: str
     path: str
     handler: Handler
+    brief: bool = False
 
 
 def json_answer(value: object, status: int = 200, headers: Headers = ()) -> Answer:
@@ -65,20 +70,6 @@ def wrong_method(request: Request, allowed: str) -> Answer:
 NO_CONTENT = Answer(204, content_type=None)
 
 
-def prepare(request: Request, answer: Answer) -> bytes:
-    """Set the status and the header of an answer; give back its body."""
-    request.setResponseCode(answer.status)
-    set_header = request.responseHeaders.setRawHeaders
-    for name, value in answer.headers:
-        set_header(name, [value])
-    if answer.content_type is not None:
-        set_header(b"Content-Type", [answer.content_type])
-        set_header(b"Content-Length", [b"%d" % len(answer.body)])
-    return answer.body
-
-
 def send(request: Request, answer: Answer) -> None:
     """Send a whole answer, if there is still somebody who waits for it."""
-    if not request.gone:
-        request.write(prepare(request, answer))
-        request.finish()
+    request.answer(answer.status, answer.headers, answer.content_type, answer.body)

@@ -20,7 +20,8 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from flowgate.errors import BusUnavailable, Internal, InvalidParameter, NotFound, Refused
-from flowgate.http.answers import Answer, Handler, Route, prepare, problem_answer, send, wrong_method
+from flowgate.http.answers import Answer, Handler, Route, problem_answer, send, wrong_method
+from flowgate.http.calls import Call
 from flowgate.http.paths import Paths
 from flowgate.http.request import Request
 
@@ -45,19 +46,11 @@ _PREFLIGHT = Answer(
     ),
 )
 
-# Bearer tokens need no credentials mode, so every origin may ask: nothing is sent along by the browser itself.
-_ALWAYS = (
-    (b"Server", [b"flowgate"]),
-    (b"Cache-Control", [b"no-store"]),
-    (b"Access-Control-Allow-Origin", [b"*"]),
-)
-_EXPOSED = [b"RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, Flow-Last-Event-ID, X-Request-Id"]
-
 
 class _TopicConverter(BaseConverter):
-    """A topic in a path: any text, slashes included, also at its ends."""
+    """A topic in a path: any text, slashes and line ends included, also at its ends."""
 
-    regex = ".+?"
+    regex = r"[\s\S]+?"
     part_isolating = False
 
 
@@ -88,12 +81,13 @@ def _endpoint(handler: Handler) -> Callable[..., Deferred[None]]:
     return endpoint
 
 
-def _not_routed(request: IRequest, failure: Failure) -> bytes:
+def _not_routed(request: IRequest, failure: Failure) -> None:
     assert isinstance(request, Request)
     error = failure.value
     if isinstance(error, WrongMethod):
-        return prepare(request, wrong_method(request, ", ".join(sorted(error.valid_methods or ()))))
-    return prepare(request, problem_answer(NotFound(), request.request_id))
+        send(request, wrong_method(request, ", ".join(sorted(error.valid_methods or ()))))
+    else:
+        request.refuse(NotFound())
 
 
 def make_klein(routes: Iterable[Route]) -> Klein:
@@ -113,6 +107,8 @@ class Root(Resource):
 
     Klein is right for what is called now and then; its routing costs more than a publish itself, so paths of plain
     segments are looked up first.
+
+    :ivar brief: the methods and paths of the routes that say so.
     """
 
     isLeaf = True
@@ -125,30 +121,27 @@ class Root(Resource):
         self._klein = make_klein(routes).resource()
         self._websockets = websockets
         self._draining = draining
+        self.brief = frozenset((route.method.encode(), route.path.encode()) for route in routes if route.brief)
 
     def render(self, request: Request) -> Any:
-        request.identify()
-        set_header = request.responseHeaders.setRawHeaders
-        for name, value in _ALWAYS:
-            set_header(name, value)
-        set_header(b"X-Request-Id", [request.request_id.encode()])
-        if request.requestHeaders.hasHeader(b"Origin"):
-            set_header(b"Access-Control-Expose-Headers", _EXPOSED)
         if self._draining():
-            set_header(b"Connection", [b"close"])
-            request.channel.persistent = False
+            request.close_after()
         method, path = request.method, request.path
         found = self._paths.find(method, path)
         if found is not None:
-            answered = Deferred.fromCoroutine(respond(request, *found))
-            if not answered.called:
-                request.notifyFinish().addErrback(lambda _: answered.cancel())
+            call = Call(respond(request, *found))
+            call.go_on()
+            if not request.finished:
+                request.cancel = call.cancel
         elif method == b"OPTIONS":
             send(request, _PREFLIGHT)
         elif path in self._websockets:
             if method == b"GET":
-                return self._websockets[path].render(request)
-            send(request, wrong_method(request, "GET"))
+                if request.channel.flush():
+                    return self._websockets[path].render(request)
+                request.abort()  # it does not read what it asked for before, and that may not come in between
+            else:
+                send(request, wrong_method(request, "GET"))
         elif method not in _METHODS:
             send(request, wrong_method(request, _ALLOW.decode()))
         elif not _is_text(path):

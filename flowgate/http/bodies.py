@@ -109,8 +109,18 @@ class Members:
 
 def media_type(request: Request) -> bytes:
     """The content type without parameters, in lower case; empty if there is none."""
-    fields = request.requestHeaders.getRawHeaders(b"Content-Type")
+    fields = request.values(b"content-type")
     return fields[0].partition(b";")[0].strip().lower() if fields else b""
+
+
+def media_parameter(request: Request, name: bytes) -> bytes | None:
+    """A parameter of the content type (RFC 9110 section 5.6.6), in lower case, or ``None`` if it is not there."""
+    fields = request.values(b"content-type")
+    for parameter in fields[0].split(b";")[1:] if fields else ():
+        key, _, value = parameter.partition(b"=")
+        if key.strip().lower() == name:
+            return value.strip().strip(b'"').lower()
+    return None
 
 
 def read_object(request: Request) -> dict[str, object]:

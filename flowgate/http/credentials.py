@@ -14,7 +14,7 @@ def authorization(request: Request) -> tuple[str, str]:
 
     :raises MalformedCredentials: if it is there twice, is not ASCII, or has nothing but a scheme.
     """
-    fields = request.requestHeaders.getRawHeaders(b"Authorization")
+    fields = request.values(b"authorization")
     if not fields:
         return "", ""
     if len(fields) > 1:

@@ -10,6 +10,27 @@ from flowgate.gateway import Gateway
 from flowgate.http.answers import Answer, Route, json_answer
 from flowgate.http.request import Request
 
+LINKS = {
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "asyncapi": "/asyncapi.json",
+    "token": "/token/",
+    "publish": "/api/v1/publish",
+    "subscribe": "/api/v1/subscribe",
+    "topics": "/api/v1/topics",
+    "retained": "/api/v1/retained",
+    "websocket": "/ws",
+    "mqtt": "/mqtt",
+    "queues": "/api/v1/queues",
+    "sqs": "/sqs",
+    "webhooks": "/api/v1/webhooks",
+    "jwks": "/.well-known/jwks.json",
+    "health": "/healthz",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+}
+"""Where everything is."""
+
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -30,26 +51,7 @@ def metrics_text(counts: dict[tuple[str, str], int], gauges: dict[str, int]) -> 
 
 async def welcome(request: Request) -> Answer:
     """Say what this is, and where to go on."""
-    return json_answer(
-        {
-            "name": "Flow-Gate",
-            "version": __version__,
-            "links": {
-                "token": "/token/",
-                "publish": "/api/v1/publish",
-                "subscribe": "/api/v1/subscribe",
-                "retained": "/api/v1/retained",
-                "websocket": "/ws",
-                "mqtt": "/mqtt",
-                "queues": "/api/v1/queues",
-                "sqs": "/sqs",
-                "jwks": "/.well-known/jwks.json",
-                "health": "/healthz",
-                "ready": "/readyz",
-                "metrics": "/metrics",
-            },
-        }
-    )
+    return json_answer({"name": "Flow-Gate", "version": __version__, "links": LINKS})
 
 
 class Health:
@@ -62,9 +64,9 @@ class Health:
     def routes(self) -> list[Route]:
         return [
             Route("GET", "/", welcome),
-            Route("GET", "/healthz", self.alive),
-            Route("GET", "/readyz", self.ready),
-            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/healthz", self.alive, brief=True),
+            Route("GET", "/readyz", self.ready, brief=True),
+            Route("GET", "/metrics", self.metrics, brief=True),
         ]
 
     async def alive(self, request: Request) -> Answer:

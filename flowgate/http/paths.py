@@ -37,6 +37,7 @@ class Paths:
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
+        self._whole: dict[tuple[bytes, bytes], tuple[Handler, dict[str, str]]] = {}
         self._first: dict[bytes, _Step] = {}
         for route in routes:
             self._add(route)
@@ -53,6 +54,8 @@ class Paths:
             else:
                 step.any = step.any or _Step()
                 step = step.any
+        if not any(parts):
+            self._whole[route.method.encode(), route.path.encode()] = (route.handler, {})
         step.handler = route.handler
         step.names = tuple(part[1] for part in parts if part)
 
@@ -61,6 +64,9 @@ class Paths:
 
         A segment is decoded after the path was divided: an encoded slash is a part of it.
         """
+        whole = self._whole.get((method, path))
+        if whole is not None:
+            return whole
         step = self._first.get(method)
         if step is None:
             return None

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import re
 
-import attrs
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+import orjson
 
-from flowgate.errors import Internal, InvalidParameter, Refused
-from flowgate.gateway import Gateway
+from flowgate.auth.permissions import Principal
+from flowgate.errors import InvalidParameter, MissingField, Refused
+from flowgate.gateway import Gateway, Post
 from flowgate.gateway import Route as TopicRoute
-from flowgate.http.answers import Answer, Route, json_answer
-from flowgate.http.bodies import Members, read_object
+from flowgate.http.answers import Answer, Route
+from flowgate.http.bodies import (
+    Members,
+    check_known,
+    media_parameter,
+    media_type,
+    query_flag,
+    query_integer,
+    read_object,
+    read_query,
+)
 from flowgate.http.credentials import Credentials
 from flowgate.http.problems import problem
 from flowgate.http.request import Request
 from flowgate.message import Stored
 from flowgate.payloads import from_json
 
-_log = Logger()
-
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}\Z")
 
 MAX_TTL = 366 * 24 * 3600
 
+TEXT = b"text/plain"
+BYTES = b"application/octet-stream"
 
-@attrs.frozen(slots=True)
-class _Message:
-    """A message that is ready to be published; ``name`` is its topic as the client wrote it."""
-
-    name: str
-    route: TopicRoute
-    payload: bytes
-    ttl: int | None
-    retain: bool
+_KNOWN_ROUTES = 1000
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -43,7 +42,7 @@ def idempotency_key(request: Request) -> str | None:
 
     :raises InvalidParameter: if it is not 1 to 255 printable ASCII characters.
     """
-    fields = request.requestHeaders.getRawHeaders(b"Idempotency-Key")
+    fields = request.values(b"idempotency-key")
     if not fields:
         return None
     key = fields[0]
@@ -54,28 +53,88 @@ def idempotency_key(request: Request) -> str | None:
     return key.decode()
 
 
+class _Routes:
+    """Where names lead, remembered for those who publish again and again."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._known: dict[tuple[int, str], tuple[Principal, TopicRoute]] = {}
+
+    def find(self, principal: Principal, name: str) -> TopicRoute:
+        """See :meth:`Gateway.route`."""
+        # By identity: the entry keeps the principal, so nobody else has its number meanwhile.
+        known = self._known.get((id(principal), name))
+        if known is not None:
+            return known[1]
+        route = self._gateway.route(principal, name)
+        if len(self._known) >= _KNOWN_ROUTES:
+            self._known.clear()
+        self._known[id(principal), name] = (principal, route)
+        return route
+
+
 class Publishing:
     """Stores messages and answers once they are stored."""
 
     def __init__(self, gateway: Gateway, credentials: Credentials) -> None:
         self._gateway = gateway
         self._credentials = credentials
+        self._routes = _Routes(gateway)
+        self._counted = gateway.meter.counter("messages_in", "http")
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/api/v1/publish", self.publish),
-            Route("POST", "/api/v1/publish/batch", self.publish_batch),
+            Route("POST", "/api/v1/publish", self.publish, brief=True),
+            Route("POST", "/api/v1/publish/batch", self.publish_batch, brief=True),
         ]
 
     async def publish(self, request: Request) -> Answer:
         principal = self._credentials.principal(request)
-        body = Members(read_object(request))
-        name = body.text("topic")
-        message = self._checked(body, name, self._gateway.route(principal, name))
+        kind = media_type(request)
+        if kind in (TEXT, BYTES):
+            query = read_query(request)
+            if "topic" not in query:
+                raise MissingField("the parameter 'topic' is missing: with this content type it is in the query")
+            name = query["topic"][0]
+            post = self._plain(request, kind, query, self._routes.find(principal, name))
+        else:
+            members = read_object(request)
+            if b"?" in request.uri:
+                check_known(read_query(request), (), "parameter")  # a topic there is meant for another content type
+            name = Members(members).text("topic")
+            post = self._read(members, self._routes.find(principal, name))
         key = idempotency_key(request)
         self._gateway.meter.account(principal.home).received += 1
-        stored = await self._publish(message, key)
-        return json_answer(self._result(message, stored))
+        self._counted.value += 1
+        stored = await self._gateway.publish(post.route, post.payload, message_id=key, ttl=post.ttl, retain=post.retain)
+        return Answer(200, self._result(orjson.dumps(name), stored))
+
+    def _plain(self, request: Request, kind: bytes, query: dict[str, list[str]], route: TopicRoute) -> Post:
+        """A message that is the body as it is."""
+        check_known(query, ("topic", "ttl", "retain"), "parameter")
+        payload = request.body()
+        if kind == TEXT:
+            charset = media_parameter(request, b"charset")
+            if charset not in (None, b"utf-8", b"us-ascii"):
+                raise InvalidParameter("text has to be UTF-8")
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                raise InvalidParameter(
+                    "the body is not UTF-8; send other bytes with the header Content-Type: application/octet-stream"
+                ) from None
+        self._gateway.check_size(len(payload))
+        return Post(route, payload, None, query_integer(query, "ttl", 1, MAX_TTL), query_flag(query, "retain"))
+
+    def _read(self, members: dict[str, object], route: TopicRoute, key: str | None = None) -> Post:
+        """A message as JSON has it."""
+        body = Members(members)
+        body.only("topic", "message", "ttl", "retain")
+        payload = from_json(body.value("message"))
+        self._gateway.check_size(len(payload))
+        if len(members) == 2:
+            return Post(route, payload, key)
+        return Post(route, payload, key, body.integer("ttl", 1, MAX_TTL), body.flag("retain"))
 
     async def publish_batch(self, request: Request) -> Answer:
         principal = self._credentials.principal(request)
@@ -85,58 +144,42 @@ class Publishing:
         limit = self._gateway.limits.batch_messages
         if not isinstance(entries, list) or not 1 <= len(entries) <= limit:
             raise InvalidParameter(f"the member 'messages' must be a list of 1 to {limit} messages")
-        messages: list[_Message] = []
+        # No key of a single message can be one of these: it has no tab.
+        key = idempotency_key(request)
+        posts: list[Post] = []
+        shown: list[bytes] = []
+        known: dict[str, tuple[TopicRoute, bytes]] = {}
         for index, entry in enumerate(entries):
             try:
                 if not isinstance(entry, dict):
                     raise InvalidParameter("a message must be an object")
-                members = Members(entry)
-                name = members.text("topic")
-                messages.append(self._checked(members, name, self._gateway.route(principal, name)))
+                name = Members(entry).text("topic")
+                found = known.get(name)
+                if found is None:
+                    found = known[name] = self._routes.find(principal, name), orjson.dumps(name)
+                posts.append(self._read(entry, found[0], None if key is None else f"{key}\t{index}"))
+                shown.append(found[1])
             except Refused as refusal:
                 raise type(refusal)(f"messages[{index}]: {refusal.detail}") from None
-        key = idempotency_key(request)
-        self._gateway.meter.account(principal.home).received += len(messages)
-        # All of them are under way at once; each is stored in its turn, because the bus keeps the order of the calls.
-        stored = [
-            self._publish(message, None if key is None else f"{key}/{index}") for index, message in enumerate(messages)
+        self._gateway.meter.account(principal.home).received += len(posts)
+        self._counted.value += len(posts)
+        answers = await self._gateway.publish_many(posts)
+        refused = [answer for answer in answers if isinstance(answer, Refused)]
+        if len(refused) == len(posts) and len({refusal.code for refusal in refused}) == 1:
+            raise refused[0]  # nothing at all was stored: then the answer is no success either
+        results = [
+            orjson.dumps({"error": problem(answer, request.request_id)}, default=str)
+            if isinstance(answer, Refused)
+            else self._result(name_shown, answer)
+            for name_shown, answer in zip(shown, answers, strict=True)
         ]
-        outcomes = await DeferredList(stored, consumeErrors=True)
-        results: list[dict[str, object]] = []
-        refusals: list[Refused] = []
-        for message, (_, outcome) in zip(messages, outcomes, strict=True):
-            if isinstance(outcome, Failure):
-                refusals.append(self._refusal(outcome, request))
-                results.append({"error": problem(refusals[-1], request.request_id)})
-            else:
-                assert isinstance(outcome, Stored)
-                results.append(self._result(message, outcome))
-        if len(refusals) == len(messages) and len({refusal.code for refusal in refusals}) == 1:
-            raise refusals[0]  # nothing at all was stored: then the answer is no success either
-        return json_answer({"results": results})
+        return Answer(200, b'{"results":[%b]}' % b",".join(results))
 
-    def _checked(self, body: Members, name: str, route: TopicRoute) -> _Message:
-        body.only("topic", "message", "ttl", "retain")
-        payload = from_json(body.value("message"))
-        self._gateway.check_size(len(payload))
-        return _Message(name, route, payload, body.integer("ttl", 1, MAX_TTL), body.flag("retain"))
-
-    def _publish(self, message: _Message, key: str | None) -> Deferred[Stored]:
-        self._gateway.meter.add("messages_in", "http")
-        return self._gateway.publish(
-            message.route, message.payload, message_id=key, ttl=message.ttl, retain=message.retain
+    def _result(self, name: bytes, stored: Stored) -> bytes:
+        """What a client is told of a stored message; ``name`` is its topic, as JSON, as the client wrote it."""
+        return b'{"id":"%b-%d","topic":%b,"duplicate":%b}' % (
+            self._gateway.epoch.encode(),
+            stored.sequence,
+            name,
+            b"true" if stored.duplicate else b"false",
         )
-
-    def _result(self, message: _Message, stored: Stored) -> dict[str, object]:
-        return {
-            "id": f"{self._gateway.epoch}-{stored.sequence}",
-            "topic": message.name,
-            "duplicate": stored.duplicate,
-        }
-
-    @staticmethod
-    def _refusal(failure: Failure, request: Request) -> Refused:
-        if isinstance(failure.value, Refused):
-            return failure.value
-        _log.failure("request {request_id}: publishing failed", failure, request_id=request.request_id)
-        return Internal()

@@ -140,7 +140,7 @@ class QueueMessages:
         attempt: str | None,
     ) -> Answer:
         received = await self._queues.receive(
-            principal.home, name, 1 if most is None else most, wait=wait, visibility=visibility, attempt=attempt
+            principal.home, name, 1 if most is None else most, wait, visibility, attempt, principal
         )
         return json_answer({"messages": [shown_message(one) for one in received]})
 

@@ -150,11 +150,9 @@ class QueueCalls:
         principal = self._access.admit(request, name)
         body = optional_members(request, "destination", "max_per_second")
         destination = body.optional_text("destination")
-        # To the queues that they came from is a way into those too.
-        into = self._queues.sources(principal.home, name) if destination is None else [destination]
-        for one in into:
-            check_grant(principal, one)
-        redrive = await self._queues.start_redrive(principal.home, name, destination, whole(body, "max_per_second"))
+        redrive = await self._queues.start_redrive(
+            principal.home, name, destination, whole(body, "max_per_second"), principal.grants.queues
+        )
         return json_answer(shown_redrive(redrive), 202)
 
     async def redrives(self, request: Request, name: str) -> Answer:

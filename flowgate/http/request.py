@@ -1,155 +1,311 @@
-"""Requests and their connections, with the bounds that hold before anything is read or understood."""
+"""A request and its answer.
+
+Klein and Autobahn take a request of twisted.web, so this is one; but of what twisted.web does for each only that is
+done which somebody asks for.  A whole answer is put together at once and sent by one write.
+"""
 
 # mypy: disallow-untyped-calls=False
 # (much of twisted.web has no annotations)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import HTTPChannel
+from twisted.web.http import NO_BODY_CODES, datetimeToString
+from twisted.web.http_headers import Headers
 
-from flowgate.errors import MessageTooLarge
-from flowgate.http.problems import PROBLEM_JSON, problem
+from flowgate.errors import Internal, Refused
+from flowgate.http.headings import EXPOSED, GENERAL
+from flowgate.http.problems import PROBLEM_JSON, problem, problem_headers
+from flowgate.http.wire import Head
 
 if TYPE_CHECKING:
-    from flowgate.http.site import FlowGateSite
-
-BODY_BYTES = 8 * 1024 * 1024
-"""Largest body of a request: beyond, 413 is answered before it is read."""
-
-BODY_RATE = 64 * 1024
-"""Bytes a second at which a body has to come at least."""
-
-IDLE_SECONDS = 60
-"""How long a connection is kept open between two requests."""
+    from flowgate.http.channel import Channel
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
-
-
-class Channel(HTTPChannel):
-    """An HTTP/1.1 connection.
-
-    twisted.web's own time-out starts anew with every byte; here a request has to be whole in time, so that a client
-    that sends a byte now and then holds nothing for long.
-    """
-
-    site: FlowGateSite
-    _idle = False
-
-    def connectionMade(self) -> None:
-        limits = self.site.limits
-        self.totalHeadersSize = self.MAX_LENGTH = limits.requests_head_bytes
-        self.timeOut = limits.connect_seconds
-        super().connectionMade()
-
-    def resetTimeout(self) -> None:
-        if self._idle:
-            self._idle = False
-            self.setTimeout(self.site.limits.connect_seconds)
-
-    def lineReceived(self, line: bytes) -> None:
-        self.resetTimeout()  # of a next request that came together with the last one
-        super().lineReceived(line)
-
-    def requestDone(self, request: server.Request) -> None:
-        self._idle = True
-        super().requestDone(request)  # which may begin with the next request
-        if self.persistent and self._idle:
-            self.setTimeout(IDLE_SECONDS)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self._respondToBadRequestAndDisconnect()
+_GENERAL_NAMES = frozenset(name.lower() for name, _ in GENERAL)
+_LINE_ENDS = re.compile(rb"[\r\n]+")
 
 
 class Request(server.Request):
-    """A request with an identifier, a bounded body, and no trace of itself in any log.
+    """A request with an identifier, a whole body, and no trace of itself in any log.
 
+    :ivar head: what was asked.
     :ivar gone: whether the client is no longer there to be answered.
-    :ivar request_id: what ``X-Request-Id`` says, in the answer and in our log.
+    :ivar closes: whether the answer is the last one on its connection.
+    :ivar cancel: called, if it is set, when the client has gone before it was answered.
+    :ivar held: what waits until the requests before this one are answered.
+    :ivar refusal: why it is answered without anybody being asked.
     """
 
     defaultContentType = None
+    channel: Channel  # type: ignore[assignment]
+    cancel: Callable[[], object] | None = None
     gone = False
-    request_id = ""
-    _size = 0
-    _refused = False
+    refusal: Refused | None = None
+    _headers: Headers | None = None
+    _id = ""
+    _waiting: list[Deferred[None]] | None = None
 
-    def identify(self) -> None:
-        """Take the client's own request id if it is a plain one, or make one up."""
-        given = self.requestHeaders.getRawHeaders(b"X-Request-Id")
-        if given and _REQUEST_ID.match(given[0]):
-            self.request_id = given[0].decode()
-        else:
-            self.request_id = uuid4().hex
+    def __init__(self, channel: Channel, head: Head, body: bytes) -> None:
+        self.channel = channel
+        self.head = head
+        self.method = head.method
+        self.uri = head.uri
+        self.path = head.path
+        self.closes = not head.persistent
+        self.held: list[bytes] = []
+        self._body = body
+
+    # -- what was asked
+
+    @property
+    def request_id(self) -> str:
+        """What ``X-Request-Id`` says, in the answer and in our log: the client's own if it is a plain one."""
+        if not self._id:
+            given = self.head.fields.get(b"x-request-id")
+            plain = given is not None and _REQUEST_ID.match(given[0])
+            self._id = given[0].decode() if given and plain else self.channel.site.new_id()
+        return self._id
 
     def body(self) -> bytes:
         """The whole body."""
-        assert isinstance(self.content, BytesIO)
-        return self.content.getvalue()
+        return self._body
 
-    def abort(self) -> None:
-        """Close the connection without sending what waits to be sent."""
-        transport: Any = self.transport
-        transport.abortConnection()
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """The values of a header field, by its name in lower case."""
+        return self.head.fields.get(name, ())
 
     def getRequestHostname(self) -> bytes:
         # Nothing here depends on the Host header, and Klein would log a traceback for one that is not UTF-8.
         return b"localhost"
 
-    def gotLength(self, length: int | None) -> None:
-        # In memory: twisted.web would put large bodies into files outside of the data directory.
-        self.content = BytesIO()
-        channel: Any = self.channel
-        if length is not None and length > BODY_BYTES:
-            self._refuse_body()
-        elif length != 0:
-            size = BODY_BYTES if length is None else length
-            channel.setTimeout(channel.site.limits.connect_seconds + size // BODY_RATE)
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        headers = Headers()
+        for name, values in self.head.fields.items():
+            headers.setRawHeaders(name, values)
+        return headers
 
-    def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
+    @cached_property
+    def content(self) -> BytesIO:  # type: ignore[override]
+        return BytesIO(self._body)
+
+    @cached_property
+    def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
+        return parse_qs(self.uri.partition(b"?")[2], keep_blank_values=True)
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+        pairs = [pair.partition(b"=") for value in self.values(b"cookie") for pair in value.split(b";")]
+        return {name.strip(): value for name, equals, value in pairs if equals}
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def prepath(self) -> list[bytes]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:  # type: ignore[override]
+        return [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
+
+    @cached_property
+    def client(self) -> Any:
+        return self.channel.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.channel.getHost()
+
+    @cached_property
+    def _adapterCache(self) -> dict[str, object]:  # type: ignore[override]
+        return {}
+
+    @property
+    def transport(self) -> Any:  # type: ignore[override]
+        return self.channel.transport
+
+    @property
+    def site(self) -> Any:  # type: ignore[override]
+        return self.channel.site
+
+    @property
+    def clientproto(self) -> bytes:  # type: ignore[override]
+        return b"HTTP/1.0" if self.head.old else b"HTTP/1.1"
+
+    # -- the answer
+
+    def answer(
+        self, status: int, fields: Sequence[tuple[bytes, bytes]], content_type: bytes | None, body: bytes
+    ) -> None:
+        """Send a whole answer, if there is still somebody who waits for it.
+
+        :param content_type: ``None`` if there is no body.
+        """
+        if self.gone or self.finished:
             return
-        self._size += len(data)
-        if self._size > BODY_BYTES:
-            self._refuse_body()
+        lines = b""
+        for name, value in fields:
+            if name.lower() in _GENERAL_NAMES:
+                break
+            lines += b"%b: %b\r\n" % (name, value if value.isalnum() else _LINE_ENDS.sub(b" ", value))
         else:
-            super().handleContentChunk(data)
-
-    def _refuse_body(self) -> None:
-        """Answer 413 now; what still comes is thrown away, so that closing does not destroy the answer on its way."""
-        self._refused = True
-        self.content = BytesIO()
-        self.identify()
-        channel: Any = self.channel
-        channel.persistent = False
-        channel.setTimeout(channel.site.limits.connect_seconds)
-        self.requestHeaders.removeHeader(b"Expect")
-        self.method, self.uri, self.clientproto = b"POST", b"", b"HTTP/1.1"
-        refusal = MessageTooLarge(f"the body of a request has at most {BODY_BYTES} bytes")
-        body = orjson.dumps(problem(refusal, self.request_id))
-        self.setResponseCode(413)
-        for name, value in (
-            (b"Content-Type", PROBLEM_JSON),
-            (b"Content-Length", b"%d" % len(body)),
-            (b"Connection", b"close"),
-            (b"Access-Control-Allow-Origin", b"*"),
-            (b"X-Request-Id", self.request_id.encode()),
-        ):
+            if self._headers is None and not self.startedWriting:
+                self._answer(status, lines, content_type, body)
+                return
+        self.setResponseCode(status)
+        for name, value in fields:
             self.setHeader(name, value)
+        if content_type is not None:
+            self.setHeader(b"Content-Type", content_type)
+        if status not in NO_BODY_CODES and (content_type is not None or self.method != b"HEAD"):
+            self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(body)
+        self.finish()
 
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if self._refused:
-            self.finish()
+    def _answer(self, status: int, lines: bytes, content_type: bytes | None, body: bytes) -> None:
+        head, channel = self.head, self.channel
+        if self.closes:
+            lines += b"Connection: close\r\n"
+        elif head.old:
+            lines += b"Connection: keep-alive\r\n"
+        if b"origin" in head.fields:
+            lines += b"Access-Control-Expose-Headers: %b\r\n" % EXPOSED
+        heading = channel.site.headings.get(status, head.old)
+        if content_type is not None:
+            ending = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, len(body))
+        elif status in NO_BODY_CODES or self.method == b"HEAD":
+            ending = b"\r\n"
         else:
-            super().requestReceived(command, path, version)
+            ending = b"Content-Length: 0\r\n\r\n"
+        if self.method == b"HEAD":
+            body = b""
+        self.startedWriting = 1
+        self.code = status
+        self._end(b"%bX-Request-Id: %b\r\n%b%b%b" % (heading, self.request_id.encode(), lines, ending, body))
+
+    def refuse(self, refusal: Refused) -> None:
+        """Answer with the problem that a refusal is."""
+        body = orjson.dumps(problem(refusal, self.request_id), default=str)
+        self.answer(refusal.status, problem_headers(refusal), PROBLEM_JSON, body)
+
+    def close_after(self) -> None:
+        """Let this be the last request of its connection."""
+        self.closes = True
+        self.channel.persistent = False
+
+    @property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = Headers()
+            for name, value in GENERAL:
+                headers.setRawHeaders(name, [value])
+            headers.setRawHeaders(b"X-Request-Id", [self.request_id.encode()])
+            if b"origin" in self.head.fields:
+                headers.setRawHeaders(b"Access-Control-Expose-Headers", [EXPOSED])
+        return headers
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the answer, with the head before the first one."""
+        if self.finished:
+            raise RuntimeError("a part of an answer comes after its end")
+        if self.gone:
+            return
+        head = b""
+        if not self.startedWriting:
+            self.startedWriting = 1
+            head = self._begin()
+        if not data or self.method == b"HEAD" or self.code in NO_BODY_CODES:
+            data = head
+        elif self.chunked:
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        elif head:
+            data = head + data
+        if data:
+            self.channel.send(self, data)
+
+    def _begin(self) -> bytes:
+        """The head of an answer that comes in parts, or that has header fields of its own."""
+        headers = self.responseHeaders
+        if not headers.hasHeader(b"Content-Length") and self.method != b"HEAD" and self.code not in NO_BODY_CODES:
+            if self.head.old:
+                self.close_after()  # the end of the connection is the end of the answer
+            else:
+                headers.setRawHeaders(b"Transfer-Encoding", [b"chunked"])
+                self.chunked = 1
+        if self.closes:
+            headers.setRawHeaders(b"Connection", [b"close"])
+        elif self.head.old:
+            headers.setRawHeaders(b"Connection", [b"keep-alive"])
+        if self.lastModified is not None:
+            headers.setRawHeaders(b"Last-Modified", [datetimeToString(self.lastModified)])
+        if self.etag is not None:
+            headers.setRawHeaders(b"ETag", [self.etag])
+        if self.cookies:
+            headers.setRawHeaders(b"Set-Cookie", self.cookies)
+        headings = self.channel.site.headings
+        headings.get(self.code, self.head.old)
+        lines = [b"%b %d %b" % (self.clientproto, self.code, self.code_message), b"Date: %b" % headings.date]
+        lines += [b"%b: %b" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def finish(self) -> None:
+        """The answer is complete; whoever comes too late with that is not heard."""
+        if self.finished or self.gone:
+            return
+        if not self.startedWriting:
+            self.write(b"")
+        self._end(b"0\r\n\r\n" if self.chunked else b"")
+
+    def _end(self, data: bytes) -> None:
+        """Send the last part of the answer."""
+        self.finished = 1
+        self.cancel = None
+        self.channel.finish(self, data)
+        waiting, self._waiting = self._waiting, None
+        for deferred in waiting or ():
+            deferred.callback(None)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        self._log.failure("request {request_id} failed", reason, request_id=self.request_id)
+        if self.startedWriting:
+            self.abort()
+        else:
+            self._headers = None
+            self.refuse(Internal())
+        return reason
+
+    # -- the connection
+
+    def notifyFinish(self) -> Deferred[None]:
+        deferred: Deferred[None] = Deferred()
+        if self._waiting is None:
+            self._waiting = []
+        self._waiting.append(deferred)
+        return deferred
+
+    def abort(self) -> None:
+        """Close the connection without sending what waits to be sent."""
+        self.channel.abort()
 
     def connectionLost(self, reason: Failure) -> None:
+        """Called by the channel: the client has gone."""
         self.gone = True
-        super().connectionLost(reason)
+        waiting, self._waiting = self._waiting, None
+        for deferred in waiting or ():
+            deferred.errback(reason)
+        cancel, self.cancel = self.cancel, None
+        if cancel is not None:
+            cancel()

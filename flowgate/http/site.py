@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from random import random
 from typing import Any
+from uuid import uuid4
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.http import Request as AnyRequest
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
-from twisted.web.server import Site
+from zope.interface import implementer
 
 from flowgate.auth.keys import Keyring
 from flowgate.auth.tokens import TokenService
@@ -18,42 +21,61 @@ from flowgate.gateway import Gateway
 from flowgate.http.admin import Administration
 from flowgate.http.answers import Route
 from flowgate.http.app import Root
+from flowgate.http.channel import Channel
 from flowgate.http.credentials import Credentials
+from flowgate.http.describing.place import MqttDoor
+from flowgate.http.documents import Documents
+from flowgate.http.headings import Headings
 from flowgate.http.health import Health
 from flowgate.http.history import HistoryPages
 from flowgate.http.publish import Publishing
 from flowgate.http.queues import QueueCalls
-from flowgate.http.request import Channel, Request
 from flowgate.http.retained import RetainedMessages
 from flowgate.http.subscribe import Subscribing
 from flowgate.http.tokens import TokenEndpoint
+from flowgate.http.topics import TopicList
+from flowgate.http.wire import Heads
 from flowgate.limits import Limits
 from flowgate.queues.service import Queues
 from flowgate.timers import Wheel
 
 
-class FlowGateSite(Site):
-    """Bounded connections; no access log, because tokens may stand in URLs.
+@implementer(IProtocolNegotiationFactory)
+class FlowGateSite(Factory):
+    """Makes the connections of HTTP; no access log, because tokens may stand in URLs.
 
+    :ivar resource: what answers every request.
+    :ivar brief: the methods and paths of requests that wait for nothing but the bus.
     :ivar limits: what a connection may send and how long it may take.
+    :ivar heads: the heads of requests that are known already.
+    :ivar headings: what answers begin with.
     """
 
-    displayTracebacks = False
     noisy = False
-    protocol = Channel  # type: ignore[assignment]
 
-    def __init__(self, resource: IResource, limits: Limits, clock: IReactorTime) -> None:
-        super().__init__(resource, Request, parsePOSTFormSubmission=False, reactor=clock)
+    def __init__(self, root: Root, limits: Limits, clock: IReactorTime, wheel: Wheel, now: Callable[[], float]) -> None:
+        """Make a site.
+
+        :param clock: the reactor.
+        :param wheel: for time-outs.
+        :param now: seconds since 1970 UTC.
+        """
+        self.resource = root
+        self.brief = root.brief
         self.limits = limits
+        self.clock = clock
+        self.wheel = wheel
+        self.heads = Heads()
+        self.headings = Headings(now)
+        self._node = uuid4().hex[:16]
+        self._requests = count(1)
 
-    def startFactory(self) -> None:
-        """Start no access log, and no clock for its lines."""
+    def new_id(self) -> str:
+        """An identifier for a request that brought none."""
+        return f"{self._node}{next(self._requests):016x}"
 
-    def stopFactory(self) -> None:
-        """There is no access log to be closed."""
-
-    def log(self, request: AnyRequest) -> None:
-        """Log nothing."""
+    def buildProtocol(self, addr: IAddress | None) -> Channel:
+        return Channel(self)
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
@@ -71,26 +93,34 @@ def make_site(
     now: Callable[[], float],
     draining: Callable[[], bool],
     further: Iterable[Route] = (),
+    *,
+    mqtt: Callable[[], MqttDoor | None] = lambda: None,
+    draw: Callable[[], float] = random,
 ) -> FlowGateSite:
     """Make the factory of HTTP connections.
 
     :param websockets: what becomes of a WebSocket handshake, by its path: ``/ws`` and ``/mqtt``.
-    :param clock: the reactor, for time-outs and heartbeats.
+    :param wheel: for time-outs and heartbeats.
+    :param clock: the reactor.
     :param now: seconds since 1970 UTC, as tokens count them.
     :param draining: whether this node is going away.
     :param further: routes of other protocols over HTTP.
+    :param mqtt: where MQTT is spoken over TCP, once that is known.
+    :param draw: a number from 0 to 1, at random.
     """
     credentials = Credentials(tokens)
     rooms: tuple[Any, ...] = (
         Health(gateway, draining),
         TokenEndpoint(tokens, keyring),
         Publishing(gateway, credentials),
-        Subscribing(gateway, credentials, wheel, clock, now, draining),
+        Subscribing(gateway, credentials, wheel, clock, now, draining, draw),
         HistoryPages(gateway, credentials),
+        TopicList(gateway, credentials),
         RetainedMessages(gateway, credentials),
         QueueCalls(queues, credentials),
         Administration(keyring, admin_token),
+        Documents(gateway.limits, mqtt),
     )
     routes = {(route.method, route.path): route for room in rooms for route in room.routes()}
     routes.update(((route.method, route.path), route) for route in further)  # these know what else a path is for
-    return FlowGateSite(Root(list(routes.values()), websockets, draining), gateway.limits, clock)
+    return FlowGateSite(Root(list(routes.values()), websockets, draining), gateway.limits, clock, wheel, now)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import repeat
+from random import random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -33,7 +34,7 @@ from flowgate.connections import IConnection
 from flowgate.errors import BusUnavailable, InvalidParameter, MissingField, Refused
 from flowgate.gateway import EARLIEST, Gateway, Interest
 from flowgate.http import sse
-from flowgate.http.answers import Answer, Route
+from flowgate.http.answers import Answer, Headers, Route
 from flowgate.http.bodies import check_known, query_flag, read_query
 from flowgate.http.credentials import Credentials
 from flowgate.http.request import Request
@@ -52,6 +53,13 @@ HEARTBEAT_SECONDS = 25
 MAX_FILTERS = 100
 CLOSING_SECONDS = 5
 """How long a slow reader may take to read the rest of a stream that has ended."""
+
+SPREAD, SPREAD_SECONDS = 0.1, 30.0
+"""What part of a token's life a stream may end before it, and how many seconds at most.
+
+Tokens that were made together, after a restart of whoever makes them, expire together; their readers need not come back
+together.
+"""
 
 _PLACE = re.compile(r"(.+)\.([0-9]{1,2})\.([0-9]{1,18})\Z")
 
@@ -115,7 +123,7 @@ class EventStream:
         """Describe a stream.
 
         :param retained: where to begin with the retained messages; ``None`` if they are not wished for.
-        :param lifetime: seconds until the token expires.
+        :param lifetime: seconds until the stream has to end.
         """
         self._gateway = gateway
         self._account = account
@@ -123,7 +131,7 @@ class EventStream:
         self._wheel = wheel
         self._clock = clock
         self._request = request
-        self._expires = clock.seconds() + lifetime
+        self._ends = clock.seconds() + lifetime
         self._parts = {key: _Part(self, view) for key, view in views(interests).items()}
         self._replay: Replay | None = None
         self._replaying = retained is not None
@@ -180,15 +188,18 @@ class EventStream:
         if not self._left and not self._started.called:
             self._started.errback(failure)
 
+    def head(self) -> Headers:
+        """What the head of the answer says, once the stream has started."""
+        return (*_HEADERS, (b"Flow-Last-Event-ID", self._live().encode()))
+
     def open(self) -> Deferred[None]:
         """Send the head and all that came until now.
 
         :returns: a Deferred, fired once the stream has ended.
         """
         request = self._request
-        for name, value in _HEADERS:
+        for name, value in self.head():
             request.responseHeaders.setRawHeaders(name, [value])
-        request.responseHeaders.setRawHeaders(b"Flow-Last-Event-ID", [self._live().encode()])
         request.write(sse.HEARTBEAT)  # nothing goes out before the first byte of the body
         self._outbox = Outbox(request, self._gateway.turn, self._bound)
         self._outbox.drained = self._drained
@@ -333,12 +344,12 @@ class EventStream:
         return self._outbox.write(data)
 
     def due(self) -> None:
-        """The token has expired, or a sign of life is due; called by the wheel."""
+        """The time is over, or a sign of life is due; called by the wheel."""
         if self._left:
             if not self._finished:
                 self._request.abort()
             return
-        if self._clock.seconds() >= self._expires:
+        if self._clock.seconds() >= self._ends:
             self.end(None)
             return
         if self._outbox is not None and not self._outbox.held:
@@ -347,7 +358,7 @@ class EventStream:
         self._await_due()
 
     def _await_due(self) -> None:
-        self._wheel.set(self, min(self._expires - self._clock.seconds(), HEARTBEAT_SECONDS))
+        self._wheel.set(self, min(self._ends - self._clock.seconds(), HEARTBEAT_SECONDS))
 
     # -- ending
 
@@ -416,6 +427,7 @@ class Subscribing:
     :param clock: for heartbeats, in the reactor's seconds.
     :param now: seconds since 1970 UTC, as tokens count them.
     :param draining: whether this node is going away.
+    :param draw: a number from 0 to 1, at random.
     """
 
     def __init__(
@@ -426,6 +438,7 @@ class Subscribing:
         clock: IReactorTime,
         now: Callable[[], float],
         draining: Callable[[], bool],
+        draw: Callable[[], float] = random,
     ) -> None:
         self._gateway = gateway
         self._credentials = credentials
@@ -433,6 +446,7 @@ class Subscribing:
         self._clock = clock
         self._now = now
         self._draining = draining
+        self._draw = draw
         self._flusher = Flusher(gateway.turn, clock)
 
     def routes(self) -> list[Route]:
@@ -451,15 +465,12 @@ class Subscribing:
         after, retained = self._after(request, query)
         if self._draining():
             raise BusUnavailable("this node is going away; connect again")
-        if request.method == b"HEAD":
-            return Answer(200, b"", None, _HEADERS)
-        await self._stream(request, principal, interests, after, retained)
-        return None
+        return await self._stream(request, principal, interests, after, retained)
 
     def _after(self, request: Request, query: dict[str, list[str]]) -> tuple[Cursor | None, Place | None]:
         """Where to begin with history, and where with what is retained."""
-        header = request.requestHeaders.getRawHeaders(b"Last-Event-ID")
-        text = header[0].decode("utf-8", "replace") if header else query.get("last_event_id", [""])[0]
+        header = next(iter(request.values(b"last-event-id")), b"").decode("utf-8", "replace")
+        text = header or query.get("last_event_id", [""])[0]
         retained = query_flag(query, "retained")
         place = None if text and text != EARLIEST else BEGINNING
         found = _PLACE.match(text)
@@ -474,16 +485,21 @@ class Subscribing:
         interests: Sequence[Interest],
         after: Cursor | None,
         retained: Place | None,
-    ) -> None:
+    ) -> Answer | None:
         lifetime = principal.expires_at - self._now()
+        lifetime -= min(lifetime * SPREAD, SPREAD_SECONDS) * self._draw()
         account = self._gateway.meter.account(principal.home)
+        # A second earlier, because the wheel may be a second late.
         stream = EventStream(
-            self._gateway, self._flusher, self._wheel, self._clock, request, interests, retained, lifetime, account
+            self._gateway, self._flusher, self._wheel, self._clock, request, interests, retained, lifetime - 1, account
         )
         self._gateway.connections.add(stream, principal)
         try:
             await stream.start(after)
+            if request.method == b"HEAD":
+                return Answer(200, b"", None, stream.head())
             await stream.open()
+            return None
         finally:
             # However it ended: by the client, by us, or by being cancelled while it began.
             stream.gone()

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
+from flowgate.errors import OriginNotAllowed, Refused
 from flowgate.mqtt.protocol import CLOSE_SECONDS, MqttFactory
 from flowgate.subscriber import Outbox, Sink, Turn
 from flowgate.websocket import frames, opening
@@ -130,6 +131,7 @@ class MqttWebSocket(WebSocketServerProtocol):
         self._tunnel = Tunnel(self)
         self._mqtt: IProtocol | None = None
         self._reading = True
+        self._refusal: Refused | None = None
 
     # -- the connection
 
@@ -190,6 +192,11 @@ class MqttWebSocket(WebSocketServerProtocol):
     def onConnect(self, request: ConnectionRequest) -> str:
         if self.factory.draining():
             raise ConnectionDeny(503, "the gateway is going away")  # type: ignore[no-untyped-call]
+        try:
+            self.factory.origins.check(request.origin)
+        except OriginNotAllowed as refusal:
+            self._refusal = refusal
+            raise ConnectionDeny(refusal.status, refusal.detail) from None  # type: ignore[no-untyped-call]
         for name in SUBPROTOCOLS:
             if name in request.protocols:
                 return name  # [MQTT-6.0.0-4]
@@ -205,7 +212,7 @@ class MqttWebSocket(WebSocketServerProtocol):
         # Autobahn would log the reason, and that can hold the request.
         request_id = uuid4().hex
         _log.info("an MQTT handshake over WebSocket was refused: {code} ({request})", code=code, request=request_id)
-        self.sendData(opening.refused(code, reason, request_id, None, responseHeaders or ()))
+        self.sendData(opening.refused(code, reason, request_id, self._refusal, responseHeaders or ()))
         self.wasNotCleanReason = "the handshake was refused"
         self.dropConnection(abort=False)
 
@@ -289,15 +296,17 @@ class MqttWebSocketFactory(WebSocketServerFactory):
 
     :ivar mqtt: makes the MQTT connections behind them.
     :ivar draining: whether this node is going away.
+    :ivar origins: whose scripts may connect.
     """
 
     noisy = False
     log = opening.Silent()
 
-    def __init__(self, mqtt: MqttFactory, draining: Callable[[], bool]) -> None:
+    def __init__(self, mqtt: MqttFactory, draining: Callable[[], bool], origins: Iterable[str] = ()) -> None:
         super().__init__(server="", reactor=mqtt.clock)  # type: ignore[no-untyped-call]
         self.mqtt = mqtt
         self.draining = draining
+        self.origins = opening.Origins(origins)
         self.wheel = mqtt.wheel
         self.turn = mqtt.gateway.turn
         self.bound = mqtt.gateway.limits.subscriber_buffer_bytes
@@ -308,10 +317,12 @@ class MqttWebSocketFactory(WebSocketServerFactory):
         return self._kind(self)
 
 
-def make_resource(mqtt: MqttFactory, draining: Callable[[], bool]) -> IResource:
+def make_resource(mqtt: MqttFactory, draining: Callable[[], bool], origins: Iterable[str] = ()) -> IResource:
     """Make the resource that turns a request into an MQTT connection.
 
     :param draining: whether this node is going away.
+    :param origins: of pages whose scripts may connect; none for all.
     """
-    resource: IResource = opening.Resource(MqttWebSocketFactory(mqtt, draining))  # type: ignore[no-untyped-call]
+    factory = MqttWebSocketFactory(mqtt, draining, origins)
+    resource: IResource = opening.Resource(factory)  # type: ignore[no-untyped-call]
     return resource

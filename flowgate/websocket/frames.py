@@ -36,7 +36,7 @@ _SHOWN = 64  # characters of an unknown name that an error repeats
 class Subscribe:
     """``since`` and ``meta`` make it a reader of history; ``since`` is a cursor's text or ``None``.
 
-    ``retained`` asks for what is retained before that.
+    ``retained`` asks for what is retained before that, ``presence`` for who else is subscribed.
     """
 
     topic: str
@@ -44,6 +44,7 @@ class Subscribe:
     meta: bool
     id: Id | None
     retained: bool = False
+    presence: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -73,7 +74,13 @@ class Auth:
     id: Id | None
 
 
-Frame = Subscribe | Unsubscribe | Publish | Ping | Auth
+@attrs.frozen(slots=True)
+class Who:
+    topic: str
+    id: Id
+
+
+Frame = Subscribe | Unsubscribe | Publish | Ping | Auth | Who
 
 
 # -- from the client
@@ -97,8 +104,8 @@ def _flag(frame: Mapping[str, object], name: str) -> bool:
 
 def _subscribe(frame: Mapping[str, object], id_: Id | None) -> Frame:
     since = _text(frame, "since") if "since" in frame else None
-    meta, retained = _flag(frame, "meta"), _flag(frame, "retained")
-    return Subscribe(_text(frame, "topic"), since, meta, id_, retained)
+    meta, retained, presence = _flag(frame, "meta"), _flag(frame, "retained"), _flag(frame, "presence")
+    return Subscribe(_text(frame, "topic"), since, meta, id_, retained, presence)
 
 
 def _unsubscribe(frame: Mapping[str, object], id_: Id | None) -> Frame:
@@ -129,12 +136,19 @@ def _auth(frame: Mapping[str, object], id_: Id | None) -> Frame:
     return Auth(_text(frame, "token"), id_)
 
 
+def _who(frame: Mapping[str, object], id_: Id | None) -> Frame:
+    if id_ is None:
+        raise MissingField("'id' is missing: the answer echoes it")
+    return Who(_text(frame, "topic"), id_)
+
+
 _ACTIONS: dict[str, tuple[Callable[[Mapping[str, object], Id | None], Frame], frozenset[str]]] = {
     "publish": (_publish, frozenset({"action", "id", "topic", "message", "key"})),
-    "subscribe": (_subscribe, frozenset({"action", "id", "topic", "since", "meta", "retained"})),
+    "subscribe": (_subscribe, frozenset({"action", "id", "topic", "since", "meta", "retained", "presence"})),
     "unsubscribe": (_unsubscribe, frozenset({"action", "id", "topic"})),
     "ping": (_ping, frozenset({"action", "id"})),
     "auth": (_auth, frozenset({"action", "id", "token"})),
+    "who": (_who, frozenset({"action", "id", "topic"})),
 }
 
 
@@ -227,37 +241,42 @@ def short_text(data: bytes, start: int) -> tuple[str, int] | None:
 _HEADS = tuple(bytes((TEXT, size)) for size in range(126))
 
 
-def text_frame(payload: bytes) -> bytes:
-    """``payload`` as one text frame: FIN set, not masked (RFC 6455 sections 5.1, 5.2)."""
+def frame(first: int, payload: bytes) -> bytes:
+    """``payload`` as one frame with this first byte, not masked (RFC 6455 sections 5.1, 5.2)."""
     size = len(payload)
     if size < 126:
-        return _HEADS[size] + payload
+        return bytes((first, size)) + payload
     if size < 0x10000:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+def text_frame(payload: bytes) -> bytes:
+    """``payload`` as one text frame."""
+    size = len(payload)
+    return _HEADS[size] + payload if size < 126 else frame(TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
-    """``payload`` as one binary frame: FIN set, not masked."""
-    size = len(payload)
-    if size < 126:
-        return bytes((BINARY, size)) + payload
-    if size < 0x10000:
-        return b"\x82\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x82\x7f" + size.to_bytes(8, "big") + payload
+    """``payload`` as one binary frame."""
+    return frame(BINARY, payload)
+
+
+Framing = Callable[[bytes], bytes]
+"""How a message becomes a frame: :func:`text_frame`, or one that compresses it before."""
 
 
 def _head(run: Run, full: bool) -> bytes:
     return b'{"action":"message","topic":' + orjson.dumps(run.topic.shown(full)) + b","
 
 
-def encode_run(run: Run, full: bool) -> bytes:
+def encode_run(run: Run, full: bool, framing: Framing = text_frame) -> bytes:
     """All messages of a run as text frames, ready to be sent."""
     head = _head(run, full)
-    return b"".join([text_frame(b"%b%b}" % (head, members(payload))) for payload in run.payloads])
+    return b"".join([framing(b"%b%b}" % (head, members(payload))) for payload in run.payloads])
 
 
-def encode_run_with_meta(run: Run, full: bool, epoch: str) -> bytes:
+def encode_run_with_meta(run: Run, full: bool, epoch: str, framing: Framing = text_frame) -> bytes:
     """As :func:`encode_run`, with the ``id`` and ``ts`` of every message that history holds.
 
     :param epoch: of the stream that ``run.sequences`` count in.
@@ -270,11 +289,11 @@ def encode_run_with_meta(run: Run, full: bool, epoch: str) -> bytes:
             meta += b',"id":"%b-%d"' % (epoch.encode(), run.sequences[index])
         if run.times:
             meta += b',"ts":"%b"' % timestamp(run.times[index]).encode()
-        frames.append(text_frame(b"%b%b%b}" % (head, members(payload), meta)))
+        frames.append(framing(b"%b%b%b}" % (head, members(payload), meta)))
     return b"".join(frames)
 
 
-def encode_retained(run: Run, full: bool, cursor: str = "") -> bytes:
+def encode_retained(run: Run, full: bool, cursor: str = "", framing: Framing = text_frame) -> bytes:
     """A run of retained messages as text frames.
 
     :param cursor: where history goes on behind them, for a subscriber that wants to know.
@@ -285,7 +304,7 @@ def encode_retained(run: Run, full: bool, cursor: str = "") -> bytes:
         meta = b',"retained":true'
         if cursor:
             meta += b',"id":"%b","ts":"%b"' % (cursor.encode(), timestamp(run.times[index]).encode())
-        frames.append(text_frame(b"%b%b%b}" % (head, members(payload), meta)))
+        frames.append(framing(b"%b%b%b}" % (head, members(payload), meta)))
     return b"".join(frames)
 
 
@@ -305,6 +324,14 @@ def pong() -> bytes:
 def notice(code: str, **facts: object) -> bytes:
     """Something the client should know, not asked for."""
     return _encode({"action": "notice", "code": code, **facts})
+
+
+def presence(topic: str, count: int, event: str | None = None, client: Mapping[str, str] | None = None) -> bytes:
+    """Somebody has come or gone; without ``event`` only how many there are now."""
+    frame: dict[str, object] = {"action": "presence", "topic": topic}
+    if event is not None:
+        frame |= {"event": event, "client": client}
+    return _encode({**frame, "count": count})
 
 
 def error(refusal: Refused, id_: Id | None = None, **facts: object) -> bytes:
@@ -331,23 +358,10 @@ SLOW = 4508
 GOING_AWAY = 1001
 TEXT_ONLY = 1003
 
-_CLOSE_CODES = {
-    400: 4400,
-    401: 4401,
-    402: 4402,
-    403: 4403,
-    404: 4400,
-    405: 4400,
-    409: 4400,
-    413: 4400,
-    415: 4400,
-    429: 4429,
-    500: 4500,
-    503: 4500,
-}
-"""The close code for the status of a refusal that ends the connection."""
+_CLOSE_CODES = {401: 4401, 402: 4402, 403: 4403, 429: 4429}
+"""The close code for the status of a refusal that ends the connection; 4400 for every other 4xx, 4500 for 5xx."""
 
 
 def close_code(refusal: Refused) -> int:
     """The close code (4400–4499 the client's doing, 4500–4599 ours) for a refusal that ends the connection."""
-    return _CLOSE_CODES[refusal.status]
+    return _CLOSE_CODES.get(refusal.status, 4400 if refusal.status < 500 else 4500)

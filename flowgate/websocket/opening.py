@@ -6,22 +6,24 @@ Autobahn reads the request and writes the answer.  Here is what it is told, and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from twisted.web.http import RESPONSES
 from twisted.web.server import Request
 
-from flowgate.errors import MissingToken, Refused
+from flowgate.errors import MissingToken, OriginNotAllowed, Refused
+from flowgate.websocket.deflate import WINDOW_BITS
 
 Connection = TypeVar("Connection", bound=WebSocketServerProtocol)
 
 _OF_THE_HANDSHAKE = (
     *("http_headers", "http_request_data", "http_request_host", "http_request_params", "http_request_path"),
     *("http_request_uri", "http_response_data", "http_status_line", "websocket_extensions", "websocket_protocols"),
-    *("_transport_details", "_wskey"),
+    *("_transport_details", "_wskey", "websocket_extensions_in_use"),
 )
 
 
@@ -45,12 +47,66 @@ class Resource(WebSocketResource):
         return rendered
 
 
-def configured(kind: type[Connection], factory: WebSocketServerFactory, largest: int) -> type[Connection]:
+class Accepted(PerMessageDeflateOfferAccept):
+    """The answer to an offer of compression: no context takeover on either side (RFC 7692 section 7.1.1)."""
+
+    def __init__(self, offer: PerMessageDeflateOffer) -> None:
+        window = WINDOW_BITS if offer.request_max_window_bits else None
+        super().__init__(offer, True, 0, True, window)  # type: ignore[no-untyped-call]
+
+    def get_extension_string(self) -> str:
+        # Autobahn would not say what the client has not asked for; then it would keep a window for nothing.
+        window = f"; server_max_window_bits={WINDOW_BITS}" if self.offer.request_max_window_bits else ""
+        return f"{self.EXTENSION_NAME}; server_no_context_takeover; client_no_context_takeover{window}"
+
+
+def accept_deflate(offers: Iterable[Any]) -> Accepted | None:
+    """Take the first offer that can be kept: what is sent has the same bytes for everybody, so also one window."""
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer) and offer.request_max_window_bits in (0, *range(WINDOW_BITS, 16)):
+            return Accepted(offer)
+    return None
+
+
+class Origins:
+    """The origins (RFC 6454) of pages whose scripts may connect.
+
+    What is no browser has no origin, and is let in by its token alone.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        """Be ready.
+
+        :param allowed: as browsers write them; ``https://*.example.org`` is every host below; none for all.
+        """
+        allowed = frozenset(allowed)
+        self._exact = frozenset(one for one in allowed if "://*." not in one)
+        self._below = tuple(tuple(one.split("*", 1)) for one in allowed - self._exact)
+        self._all = not allowed
+
+    def check(self, origin: str | None) -> None:
+        """:raises OriginNotAllowed: if scripts of this origin may not connect."""
+        if self._all or not origin:
+            return
+        origin = origin.lower()
+        if origin in self._exact:
+            return
+        for scheme, host in self._below:
+            label = origin.removeprefix(scheme).removesuffix(host)
+            if origin == scheme + label + host and label:
+                return
+        raise OriginNotAllowed
+
+
+def configured(
+    kind: type[Connection], factory: WebSocketServerFactory, largest: int, deflate: bool = False
+) -> type[Connection]:
     """Set what Autobahn lets be chosen.
 
     Autobahn would copy its options into every connection, and format them for its log: half of what one costs.
 
     :param largest: the most bytes of a message; 0 for no bound.
+    :param deflate: whether compression is taken if it is offered; who takes it inflates by ``deflate.Messages``.
     :returns: the kind of connection with the options in its class.
     """
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
@@ -61,6 +117,7 @@ def configured(kind: type[Connection], factory: WebSocketServerFactory, largest:
         failByDrop=False,
         echoCloseCodeReason=True,
         allowNullOrigin=True,
+        perMessageCompressionAccept=accept_deflate if deflate else None,
         # Autobahn's timers would use the global reactor: every deadline is on the gateway's wheel.
         openHandshakeTimeout=0,
         closeHandshakeTimeout=0,

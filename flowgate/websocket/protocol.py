@@ -9,8 +9,10 @@ reactor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
+from math import ceil
+from random import random
 from typing import Any, cast
 from uuid import uuid4
 
@@ -34,16 +36,19 @@ from flowgate.errors import (
     InvalidParameter,
     InvalidToken,
     MissingToken,
+    RateLimited,
     Refused,
 )
 from flowgate.gateway import Gateway, Interest, Route
 from flowgate.interfaces import ISubscriber
+from flowgate.limits import TokenBucket
 from flowgate.message import Run, Stored
 from flowgate.metering import Account
+from flowgate.presence import Change, Client, Presence
 from flowgate.subscriber import Flusher, Outbox, Sink
 from flowgate.timers import Wheel
-from flowgate.websocket import frames, opening
-from flowgate.websocket.frames import Auth, Id, Ping, Publish, Subscribe, Unsubscribe
+from flowgate.websocket import deflate, frames, opening
+from flowgate.websocket.frames import Auth, Id, Ping, Publish, Subscribe, Unsubscribe, Who
 from flowgate.websocket.reading import Reading
 from flowgate.websocket.retained import Retained
 
@@ -59,6 +64,13 @@ CLOSE_SECONDS = 5
 """How long the closing handshake may take before the connection is aborted."""
 MALFORMED_FRAMES = 10
 """Frames in a row that are not of our protocol, before the connection is closed."""
+
+BURST_SECONDS = 2
+"""So many seconds' worth of frames a client may send at once."""
+TOO_FAST_SECONDS = 10
+"""A client that is over its rate for so long, without a pause of a second, is closed."""
+COME_BACK_SECONDS = 5.0
+"""When the node goes away its clients are asked to come back within so many seconds, each at its own moment."""
 
 _CACHED_ROUTES = 1000
 """Topics of one connection whose route is remembered."""
@@ -78,7 +90,20 @@ def _encode_full(run: Run) -> bytes:
     return frames.encode_run(run, True)
 
 
-_ENCODERS: tuple[Callable[[Run], bytes], Callable[[Run], bytes]] = (_encode_short, _encode_full)
+def _deflate_short(run: Run) -> bytes:
+    return frames.encode_run(run, False, deflate.deflated_frame)
+
+
+def _deflate_full(run: Run) -> bytes:
+    return frames.encode_run(run, True, deflate.deflated_frame)
+
+
+_Encoders = tuple[Callable[[Run], bytes], Callable[[Run], bytes]]
+
+_ENCODERS: _Encoders = (_encode_short, _encode_full)
+
+_DEFLATED_FORMS = (("websocket-deflate", False), ("websocket-deflate", True))
+_DEFLATERS: _Encoders = (_deflate_short, _deflate_full)
 
 
 class _State(Enum):
@@ -106,6 +131,12 @@ class WebSocketConnection(WebSocketServerProtocol):
     _account: Account  # once the handshake was accepted
     log = opening.Silent()
 
+    framing: frames.Framing = staticmethod(frames.text_frame)
+    """How messages are sent; another one if the client takes compressed ones."""
+    _forms = _FORMS
+    _encoders = _ENCODERS
+    _deflates = False
+
     def __init__(self, factory: WebSocketFactory) -> None:
         super().__init__()
         self.factory = factory
@@ -121,6 +152,10 @@ class WebSocketConnection(WebSocketServerProtocol):
         self._routes: dict[str, Route] = {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._retained: dict[str, Retained] = {}
+        self._client: Client | None = None
+        self._present: dict[str, Interest] = {}
+        self._bucket: TokenBucket | None = None
+        self._too_fast_since = self._too_fast_at = 0.0
         self._route: Route | None = None
         self._payloads: list[bytes] = []
         self._in_read = False
@@ -146,6 +181,8 @@ class WebSocketConnection(WebSocketServerProtocol):
     def _read(self, data: bytes) -> None:
         """Take what the client sent, then send what that led to."""
         self._in_read = True
+        if self._bucket is not None:
+            self._bucket.refill(self.factory.clock.seconds())
         try:
             self._dataReceived(data)
             self._publish_collected()
@@ -168,7 +205,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     def _take_short(self) -> bool:
         """Take the short text frames that come next; ``False`` if what comes next is something else."""
         data, start = self.data, 0
-        while (found := frames.short_text(data, start)) is not None:
+        while (found := frames.short_text(data, start) or self._short_deflated(data, start)) is not None:
             text, start = found
             self._take_text(text)
             if self._subscribing is not None or self._state is not _State.OPEN:
@@ -177,6 +214,20 @@ class WebSocketConnection(WebSocketServerProtocol):
             return False
         self.data = data[start:]
         return True
+
+    def _short_deflated(self, data: bytes, start: int) -> tuple[str, int] | None:
+        """Take a compressed text frame that is short; whatever is wrong with one is left for Autobahn to find."""
+        found = frames.short_frame(data, start, deflate.COMPRESSED_TEXT) if self._deflates else None
+        if found is None:
+            return None
+        try:
+            return deflate.inflate(found[0], self.factory.largest).decode(), found[1]
+        except (deflate.NotInflated, UnicodeDecodeError):
+            return None
+
+    def _not_inflated(self, code: int, reason: str) -> None:
+        self.utf8validateIncomingCurrentMessage = False  # it is the end of the message for us
+        self._fail_connection(code, reason)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         # Whatever Autobahn sends comes through here.
@@ -225,6 +276,7 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def onConnect(self, request: ConnectionRequest) -> None:
         try:
+            self.factory.origins.check(request.origin)
             principal = self.factory.authenticate(request)
             self._gateway.connections.add(self, principal)
             self._adopt(principal)
@@ -244,7 +296,15 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._close(frames.close_code(self._refusal), self._refusal.code)
             return
         self._state = _State.OPEN
-        self._heard = self.factory.clock.seconds()
+        self._heard = now = self.factory.clock.seconds()
+        rate = self._gateway.limits.frames_per_second
+        if rate:
+            self._bucket = TokenBucket(rate, rate * BURST_SECONDS, now)
+        if self._perMessageCompress is not None:
+            self._deflates = True
+            self._perMessageCompress = deflate.Messages(self.factory.largest, self._not_inflated)
+            self.framing = deflate.deflated_frame
+            self._forms, self._encoders = _DEFLATED_FORMS, _DEFLATERS
         self._await_due()
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
@@ -315,7 +375,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         elif not self._draining:
             # Going away: read no more, but finish the acknowledgements under way.
             self._draining = True
-            self.send(frames.notice("going_away"))
+            come_back = int(self.factory.draw() * COME_BACK_SECONDS * 1000)
+            self.send(frames.notice("going_away", retry_after_ms=come_back))
             self._update_reading()
             self._finish_draining()
 
@@ -357,6 +418,9 @@ class WebSocketConnection(WebSocketServerProtocol):
     def _take_text(self, text: str | bytes) -> None:
         if self._state is not _State.OPEN:
             return
+        if self._bucket is not None and not self._bucket.take():
+            self._too_fast(text, self._bucket.wait())
+            return
         try:
             frame = frames.parse(text)
         except Refused as refusal:
@@ -378,6 +442,25 @@ class WebSocketConnection(WebSocketServerProtocol):
             _log.failure("a WebSocket frame could not be handled")
             self.send(frames.error(Internal(), frame.id))
             self._close(frames.close_code(Internal()), Internal.code)
+
+    def _too_fast(self, text: str | bytes, wait: float) -> None:
+        """Refuse a frame beyond the rate; nothing of it is done."""
+        self._publish_collected()
+        now = self._heard
+        if now - self._too_fast_at > 1:
+            self._too_fast_since = now
+        self._too_fast_at = now
+        per_second = self._gateway.limits.frames_per_second
+        refusal = RateLimited(f"more than {per_second} frames per second", retry_after=max(1, ceil(wait)))
+        try:
+            id_ = frames.parse(text).id
+        except Refused as malformed:
+            id_ = cast("Id | None", malformed.members.get("id"))
+        self.send(frames.error(refusal, id_))
+        if now - self._too_fast_since >= TOO_FAST_SECONDS:
+            _log.info("a WebSocket was closed: {code}", code=refusal.code)
+            self._gateway.meter.add("clients_cut", "websocket rate")
+            self._close(frames.close_code(refusal), refusal.code)
 
     # -- publish
 
@@ -509,10 +592,47 @@ class WebSocketConnection(WebSocketServerProtocol):
             reading.retained = retained
 
     def _subscribed(self, _: object, frame: Subscribe) -> None:
-        self._acknowledge(frame.id, frame.topic)
+        self._acknowledge(frame.id, frame.topic, **self._meet(frame))
         retained = self._retained.get(frame.topic) if frame.retained else None
         if retained is not None:
             retained.start()
+
+    def _meet(self, frame: Subscribe) -> dict[str, object]:
+        """Be seen by others, and told of them, or no longer; return what the acknowledgement says of it."""
+        name, found = frame.topic, self._subscriptions.get(frame.topic)
+        if not frame.presence or found is None:
+            self._part(name)
+            return {}
+        assert self._principal is not None
+        presence = self.factory.presence
+        if self._client is None:
+            self._client = presence.client(self._principal)
+        if name in self._present:
+            count, _ = presence.who(found.interest)
+        else:
+            self._present[name] = found.interest
+            count = presence.join(self, self._client, name, found.interest)
+        return {"client": self._client.id, "count": count}
+
+    def _part(self, name: str) -> None:
+        interest = self._present.pop(name, None)
+        if interest is not None and self._client is not None:
+            ended = None if self._state is _State.OPEN else self._principal
+            self.factory.presence.leave(self, self._client, name, interest, ended)
+
+    def present(self, name: str, change: Change) -> None:
+        """Somebody has come or gone; called by :class:`~flowgate.presence.Presence`."""
+
+        def encode(change: Change) -> bytes:
+            client = None if change.client is None else change.client.shown()
+            return frames.presence(name, change.count, change.event, client)
+
+        self.send(change.wire(name, encode))
+
+    def _who(self, frame: Who) -> None:
+        assert self._principal is not None
+        count, clients = self.factory.presence.who(self._gateway.interest(self._principal, frame.topic))
+        self._acknowledge(frame.id, frame.topic, count=count, clients=[client.shown() for client in clients])
 
     def _unsubscribed(self, failure: Failure, frame: Subscribe) -> None:
         """The bus did not take a subscription."""
@@ -539,6 +659,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         found = self._subscriptions.pop(name, None)
         if found is None:
             return
+        self._part(name)
         retained = self._retained.pop(name, None)
         if retained is not None:
             retained.stop()
@@ -575,22 +696,23 @@ class WebSocketConnection(WebSocketServerProtocol):
                 self.lost(name, refusal)
         self._acknowledge(frame.id)
 
-    def _acknowledge(self, id_: Id | None, topic: str | None = None) -> None:
+    def _acknowledge(self, id_: Id | None, topic: str | None = None, **facts: object) -> None:
         if id_ is not None:
-            self.send(frames.ack(id_) if topic is None else frames.ack(id_, topic=topic))
+            self.send(frames.ack(id_) if topic is None else frames.ack(id_, topic=topic, **facts))
 
     _take: dict[type, Callable[..., None]] = {
         Subscribe: _subscribe,
         Unsubscribe: _unsubscribe,
         Ping: _ping,
         Auth: _auth,
+        Who: _who,
     }
 
     # -- to the client
 
     def deliver(self, run: Run, full: bool, qos: int) -> None:
         if self._state is _State.OPEN:
-            if self._outbox.write(run.wire(_FORMS[full], _ENCODERS[full])):
+            if self._outbox.write(run.wire(self._forms[full], self._encoders[full])):
                 self._gateway.meter.add("messages_out", "websocket", run.count)
                 self._account.sent += run.count
                 if run.retain and self._retained:
@@ -642,26 +764,48 @@ class WebSocketConnection(WebSocketServerProtocol):
 class WebSocketFactory(WebSocketServerFactory):
     """Makes the WebSocket connections of one node.
 
-    :param clock: for deadlines, in the reactor's seconds.
-    :param now: seconds since 1970 UTC, as tokens count them.
+    :ivar largest: the most bytes of a frame.
+    :ivar origins: whose scripts may connect.
+    :ivar draw: gives a number from 0 to 1.
     """
 
     noisy = False
     log = opening.Silent()
 
     def __init__(
-        self, gateway: Gateway, tokens: TokenService, wheel: Wheel, clock: IReactorTime, now: Callable[[], float]
+        self,
+        gateway: Gateway,
+        tokens: TokenService,
+        presence: Presence,
+        wheel: Wheel,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        *,
+        origins: Iterable[str] = (),
+        deflate: bool = False,
+        draw: Callable[[], float] = random,
     ) -> None:
+        """Make a factory.
+
+        :param clock: for deadlines, in the reactor's seconds.
+        :param now: seconds since 1970 UTC, as tokens count them.
+        :param origins: of pages whose scripts may connect, as :class:`~flowgate.websocket.opening.Origins` takes them.
+        :param deflate: whether compression is taken if a client offers it.
+        :param draw: a number from 0 to 1, at random.
+        """
         super().__init__(server="", reactor=clock)  # type: ignore[no-untyped-call]
         self.gateway = gateway
         self.wheel = wheel
         self.clock = clock
         self.now = now
+        self.presence = presence
+        self.origins = opening.Origins(origins)
+        self.draw = draw
         self._tokens = tokens
         self.flusher = Flusher(gateway.turn, clock)
         # JSON may need two bytes for one; then there are the names around it.
-        largest = gateway.limits.message_bytes * 2 + 4096
-        self._kind = opening.configured(WebSocketConnection, self, largest)
+        self.largest = gateway.limits.message_bytes * 2 + 4096
+        self._kind = opening.configured(WebSocketConnection, self, self.largest, deflate)
 
     def buildProtocol(self, addr: object) -> WebSocketConnection:  # type: ignore[override]
         return self._kind(self)

@@ -25,6 +25,10 @@ class Connection(Protocol):
         """Whether the client reads so slowly that history should wait."""
 
     @property
+    def framing(self) -> frames.Framing:
+        """How messages become frames for this client."""
+
+    @property
     def epoch(self) -> str:
         """The epoch of cursors that are handed out now."""
 
@@ -135,12 +139,15 @@ class Reading:
         return not self._waiting
 
     def _send(self, run: Run) -> None:
-        full = self.interest.full
+        full, framing = self.interest.full, self._connection.framing
         if self._meta:
             epoch = self._connection.epoch
-            wire = run.wire(("websocket", full, epoch), lambda run: frames.encode_run_with_meta(run, full, epoch))
+            wire = run.wire(
+                ("websocket", full, framing, epoch),
+                lambda run: frames.encode_run_with_meta(run, full, epoch, framing),
+            )
         else:
-            wire = run.wire(("websocket", full), lambda run: frames.encode_run(run, full))
+            wire = run.wire(("websocket", full, framing), lambda run: frames.encode_run(run, full, framing))
         self._connection.send_messages(wire, run.count)
         if run.retain and self.retained is not None:
             self._connection.superseding(run, self.retained)

@@ -48,7 +48,7 @@ class Retained:
 
     def _give(self, run: Run, full: bool, place: Place | None) -> None:
         cursor = "" if self._reading is None else self._reading.meta_cursor
-        self._connection.send_messages(frames.encode_retained(run, full, cursor), run.count)
+        self._connection.send_messages(frames.encode_retained(run, full, cursor, self._connection.framing), run.count)
 
     def _over(self, reason: Refused | None) -> None:
         if reason is not None:

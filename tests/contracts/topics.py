@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from flowgate.errors import BusUnavailable, MessageTooLarge, Refused
 from flowgate.interfaces import IBus, IBusListener, IFeed, IFilteredFeed, IReader
-from flowgate.message import Backlog, Cursor, Run
+from flowgate.message import Backlog, Cursor, Run, Stored
 from flowgate.topics import Namespace, Topic
 
 if TYPE_CHECKING:
@@ -238,6 +238,69 @@ class TopicsContract(_Mixin):
         await self.done(self.bus.publish_one(self.topic("a"), b"1", message_id="k"))
         other = await self.done(self.bus.publish_one(self.topic("a", OTHER), b"2", message_id="k"))
         self.assertFalse(other.duplicate)
+
+    async def many(self, *runs: Run) -> list[Stored | Refused]:
+        answers: list[Stored | Refused] = await self.done(self.bus.publish_many(runs))
+        return answers
+
+    async def test_places_of_many(self) -> None:
+        """Of many messages each is told its place, in their order, and that is where history has it."""
+        await self.done(self.bus.attach(SHOP))
+        first = await self.done(self.bus.publish_one(self.topic("a"), b"0"))
+        runs = [
+            Run(self.topic("a"), [b"1", b"2"], qos=1),
+            Run(self.topic("b/$ä"), [b"3"], qos=2, ttl=60),
+            Run(self.topic("a"), numbered(4, 30), qos=1, message_ids=[f"k {n}" for n in range(4, 30)]),
+        ]
+        answers = await self.many(*runs)
+        self.assertEqual(answers, [Stored(first.sequence + n) for n in range(1, 30)])
+        found = await self.done(self.bus.fetch([first.sequence + n for n in range(1, 30)]))
+        self.assertEqual([run.payloads[0] for run in found.values()], numbered(1, 30))
+        self.assertEqual((found[first.sequence + 3].topic, found[first.sequence + 3].qos), (self.topic("b/$ä"), 2))
+        await self.until(self.listener, lambda: len(self.listener.payloads) == 30)
+        self.assertEqual(self.listener.payloads, numbered(0, 30))
+        self.assertEqual(await self.many(), [])
+
+    async def test_many_and_other_ways_of_publishing(self) -> None:
+        """Many messages keep the order with those that are published singly before and after them."""
+        results: list[Deferred[Any]] = []
+        for number in range(0, 40, 4):
+            results.append(self.bus.publish_one(self.topic("a"), b"%d" % number))
+            results.append(self.bus.publish_many([Run(self.topic("a"), numbered(number + 1, number + 4), qos=1)]))
+        for result in results:
+            await self.done(result)
+        self.assertEqual([payload for _, payload in await self.shown("a")], numbered(0, 40))
+
+    async def test_duplicates_among_many(self) -> None:
+        """What was stored before is told its first place, and not delivered again; the others are new."""
+        await self.done(self.bus.attach(SHOP))
+        first = await self.done(self.bus.publish_one(self.topic("a"), b"1", message_id="k1"))
+        ids = ["k0", "k1", "k2", "k0"]
+        answers = await self.many(Run(self.topic("a"), [b"0", b"1", b"2", b"0"], qos=1, message_ids=ids))
+        at = first.sequence
+        self.assertEqual(answers, [Stored(at + 1), Stored(at, True), Stored(at + 2), Stored(at + 1, True)])
+        again = await self.done(self.bus.publish_one(self.topic("a"), b"2", message_id="k2"))
+        self.assertEqual(again, Stored(at + 2, True))
+        await self.fence()
+        self.assertEqual(self.before_fences(), [b"1", b"0", b"2"])
+
+    async def test_too_large_among_many(self) -> None:
+        """A message that the bus cannot carry is told so, and harms none of the others."""
+        huge = bytes(2 * 1024 * 1024)
+        first, second, third = await self.many(Run(self.topic("a"), [b"1", huge], qos=1), Run(self.topic("b"), [b"2"]))
+        self.assertIsInstance(second, MessageTooLarge)
+        self.assertTrue(isinstance(first, Stored) and isinstance(third, Stored))
+        (alone,) = await self.many(Run(self.topic("a"), [huge], qos=1))
+        self.assertIsInstance(alone, MessageTooLarge)
+        self.assertEqual(await self.shown(), [("a", b"1"), ("b", b"2")])
+
+    async def test_more_than_go_at_once(self) -> None:
+        """However many are handed in at once, all of them are stored."""
+        runs = [Run(self.topic(f"t/{n % 7}"), numbered(n * 500, n * 500 + 500), qos=1) for n in range(24)]
+        answers = [
+            one for under_way in [self.bus.publish_many([run]) for run in runs] for one in await self.done(under_way)
+        ]
+        self.assertEqual([one.sequence for one in answers], list(range(1, 12_001)))
 
     async def test_published_run_arrives(self) -> None:
         """What was stored arrives on the publisher's own node; with its place and time, where the bus knows them."""
@@ -1041,6 +1104,57 @@ class TopicsContract(_Mixin):
         self.assertEqual((found[last + 2].qos, found[last + 3].qos, found[last + 3].payloads[0]), (0, 1, b""))
         self.assertEqual(await self.done(self.bus.fetch([])), {})
 
+    # -- topics
+
+    async def topics(
+        self, prefix: str = "", after: str = "", limit: int = 1000, without: str = "", namespace: Namespace = SHOP
+    ) -> list[tuple[str, int]]:
+        listed = self.bus.topics(namespace, prefix, after, limit, lambda name: name != without)
+        found: list[tuple[str, int]] = await self.done(listed)
+        return found
+
+    async def test_topics(self) -> None:
+        """The topics that hold messages are listed by name, each with their number, whoever published how."""
+        for name in ("b", "a/b", "a.b", "a", "ä", "a/b/", "$a/b", "a b"):
+            await self.publish(name, b"1", b"2")
+        self.bus.send(Run(self.topic("b"), [b"3"]), True)
+        self.bus.send(Run(self.topic("live"), [b"1"]), True)
+        self.bus.send(Run(self.topic("cast"), [b"1"]), False)
+        await self.publish("z", b"1", namespace=OTHER)
+        everything = [
+            ("$a/b", 2), ("a", 2), ("a b", 2), ("a.b", 2), ("a/b", 2), ("a/b/", 2), ("b", 3), ("live", 1), ("ä", 2),
+        ]  # fmt: skip
+        self.assertEqual(await self.topics(), everything)
+        self.assertEqual(await self.topics(namespace=OTHER), [("z", 1)])
+        self.assertEqual(await self.topics(namespace=Namespace("bob", "none")), [])
+
+    async def test_pages_of_topics(self) -> None:
+        """A page has so many names at most, and the next one begins behind the last of them."""
+        for name in "dbac":
+            await self.publish(name, b"1")
+        self.assertEqual(await self.topics(limit=2), [("a", 1), ("b", 1)])
+        self.assertEqual(await self.topics(after="b", limit=2), [("c", 1), ("d", 1)])
+        self.assertEqual(await self.topics(after="d"), [])
+        self.assertEqual(await self.topics(without="b", limit=2), [("a", 1), ("c", 1)])
+
+    async def test_beginnings_of_topics(self) -> None:
+        """Only names with a certain beginning are listed, in whichever place that ends."""
+        for name in ("a", "a/", "a/b", "a/bc", "a/b/c", "ab", "$a/b", "/a", "a.c/d"):
+            await self.publish(name, b"1")
+        for prefix, names in {
+            "a": ["a", "a.c/d", "a/", "a/b", "a/b/c", "a/bc", "ab"],
+            "a/": ["a/", "a/b", "a/b/c", "a/bc"],
+            "a/b": ["a/b", "a/b/c", "a/bc"],
+            "a/b/": ["a/b/c"],
+            "$a/": ["$a/b"],
+            "$": ["$a/b"],
+            "/": ["/a"],
+            "a.c/": ["a.c/d"],
+            "+/": [],
+            "x": [],
+        }.items():
+            self.assertEqual([name for name, _ in await self.topics(prefix)], names, prefix)
+
     # -- away
 
     async def test_away(self) -> None:
@@ -1057,6 +1171,8 @@ class TopicsContract(_Mixin):
             self.bus.follow_filters(SHOP, ["a"], Reader()),
             self.bus.backlog(SHOP, ["a"], self.cursor(0), 1, 1),
             self.bus.fetch([1]),
+            self.bus.publish_many([run]),
+            self.bus.topics(SHOP, "", "", 1, bool),
         ):
             self.failureResultOf(refused, BusUnavailable)
         self.assertFalse(self.bus.send(run, True))

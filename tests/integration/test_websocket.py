@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -109,3 +110,72 @@ class WebSocketTests(SynchronousTestCase):
                 while True:
                     slow.recv(PATIENCE)
             self.assertEqual(caught.exception.rcvd.code if caught.exception.rcvd else None, 4508)
+
+
+class GuardedTests(SynchronousTestCase):
+    """A gateway with compression, origins and a rate."""
+
+    def setUp(self) -> None:
+        config = """
+[websocket]
+deflate = true
+origins = ["https://example.org"]
+
+[limits]
+frames_per_second = 50
+"""
+        self.gateway = RunningGateway(config=config)
+        self.addCleanup(self.gateway.clean_up)
+        self.gateway.start()
+        self.token = self.gateway.token("ann")
+
+    def memory(self) -> int:
+        """The most bytes that the gateway has had in memory."""
+        assert self.gateway.process is not None
+        status = Path(f"/proc/{self.gateway.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def test_compression(self) -> None:
+        """A client that compresses, and one that does not, understand each other; a long message goes both ways."""
+        long = [{"number": number, "name": f"name {number}"} for number in range(2000)]
+        with (
+            self.gateway.websocket(self.token, compression="deflate") as one,
+            self.gateway.websocket(self.token, compression=None) as other,
+        ):
+            self.assertEqual([one.name for one in one.connection.protocol.extensions], ["permessage-deflate"])
+            self.assertEqual(other.connection.protocol.extensions, [])
+            for client in (one, other):
+                client.subscribe("t")
+            for client in (one, other):
+                for message in (long, "short"):
+                    client.send(action="publish", topic="t", message=message)
+                    for receiver in (one, other):
+                        self.assertEqual(receiver.frame()["data"], message)
+
+    def test_bomb(self) -> None:
+        """What would become far too large is refused with 1009, and the gateway does not grow by it."""
+        before = self.memory()
+        for _ in range(5):
+            with self.gateway.websocket(self.token, compression="deflate") as client:
+                client.connection.send(" " * (64 << 20))
+                closed = self.assertRaises(ConnectionClosed, client.connection.recv, PATIENCE)
+                self.assertEqual(closed.rcvd.code, 1009)
+        self.assertLess(self.memory() - before, 8 << 20)
+
+    def test_origin(self) -> None:
+        """A page of another origin is closed with 4403, one of an allowed origin is not."""
+        with self.gateway.websocket(self.token, origin="https://evil.example") as client:
+            closed = self.assertRaises(ConnectionClosed, client.connection.recv, PATIENCE)
+        self.assertEqual(closed.rcvd.code, 4403)
+        with self.gateway.websocket(self.token, origin="https://example.org") as client:
+            self.assertEqual(client.ask(action="ping")["action"], "ack")
+
+    def test_rate(self) -> None:
+        """Frames beyond the rate are refused, the others are answered."""
+        with self.gateway.websocket(self.token) as client:
+            for _ in range(200):
+                client.send(action="ping")
+            answers = [client.frame() for _ in range(200)]
+        taken = [one for one in answers if one == {"action": "pong"}]
+        self.assertTrue(100 <= len(taken) < 200, len(taken))
+        self.assertEqual({one["code"] for one in answers if one["action"] == "error"}, {"rate_limited"})

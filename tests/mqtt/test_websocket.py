@@ -180,6 +180,15 @@ class HandshakeTests(_Tests):
             self.assertIn(b"\r\nSec-WebSocket-Protocol: mqtt\r\n", peer.answer)
             peer.protocol.connectionLost()
 
+    def test_origin(self) -> None:
+        """A page of an origin that may not connect is refused; one that may, and what is no page, get in."""
+        self.factory.origins = opening.Origins(["https://example.org"])
+        mqtt = "Sec-WebSocket-Protocol: mqtt"
+        peer = Peer(self.factory.buildProtocol(None)).handshake(mqtt, "Origin: https://evil.example")
+        self.assertEqual((peer.status, json.loads(peer._rest)["code"]), (403, "origin_not_allowed"))
+        for headers in ([], ["Origin: https://example.org"]):
+            self.assertEqual(Peer(self.factory.buildProtocol(None)).handshake(mqtt, *headers).status, 101)
+
     def test_old_subprotocol(self) -> None:
         """The subprotocol of clients before 3.1.1 is answered by itself."""
         peer = Peer(self.factory.buildProtocol(None)).handshake("Sec-WebSocket-Protocol: mqttv3.1")

@@ -54,7 +54,9 @@ class SqsSite(HttpClient):
         super().__init__()
         self.clock.advance(1_000_000)
         self.calls = SqsCalls(self.queues, self.keyring, time.time, **options)
-        self.site = FlowGateSite(Root(self.calls.routes(), {}, lambda: False), Limits(), self.clock)
+        self.site = FlowGateSite(
+            Root(self.calls.routes(), {}, lambda: False), Limits(), self.clock, self.wheel, self.now
+        )
 
     def key(self, user: str = "alice", app: str = "shop", **grants: Any) -> tuple[str, str]:
         """Make an API key; return its id and its secret."""

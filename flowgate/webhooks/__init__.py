@@ -1,0 +1,1 @@
+"""Webhooks: what is published on topics is sent to URLs."""
