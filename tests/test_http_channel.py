@@ -65,6 +65,7 @@ class Site(HttpClient):
             Route("GET", "/brief", self.wait, brief=True),
             Route("POST", "/brief", self.wait, brief=True),
             Route("GET", "/now", self.now_, brief=True),
+            Route("GET", "/lose", self.lose, brief=True),
             Route("GET", "/later", self.wait),
             Route("GET", "/parts", self.parts),
             Route("GET", "/fails", self.fail_),
@@ -89,6 +90,11 @@ class Site(HttpClient):
     async def now_(self, request: Request) -> Answer:
         self.asked.append(request)
         return json_answer(request.body().decode())
+
+    async def lose(self, request: Request) -> Answer:
+        self.asked.append(request)
+        request.transport.lose()
+        return json_answer("to nobody")
 
     async def parts(self, request: Request) -> None:
         self.asked.append(request)
@@ -572,6 +578,12 @@ class PipeliningTests(ChannelTestCase):
         self.send(body[50_000:])
         self.assertEqual(self.site.asked[1].body(), body)
 
+    def test_lost_in_between(self) -> None:
+        """Nothing is begun any more on a connection that is lost while its requests are begun."""
+        self.send(get("/lose") * 3)
+        self.assertEqual(len(self.site.asked), 1)
+        self.assertEqual(self.site.wheel._places, {})
+
     def test_stops_when_cut_off(self) -> None:
         """Nothing is begun any more on a connection that is aborted in between."""
         self.send(get("/brief") + get("/brief"))
@@ -668,6 +680,14 @@ class EndTests(ChannelTestCase):
         self.half_close()
         self.site.let(0)
         self.assertEqual((self.bodies(), len(self.site.asked)), ([b"0"], 1))
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_sends_no_more_and_was_refused(self) -> None:
+        """What is refused behind them is refused still."""
+        self.send(get("/brief") + b"what?\r\n\r\n")
+        self.half_close()
+        self.site.let(0)
+        self.assertEqual(len(self.bodies()), 2)
         self.assertTrue(self.transport.disconnecting)
 
     def test_sends_no_more_in_between(self) -> None:
@@ -851,6 +871,17 @@ class TimeTests(ChannelTestCase):
             self.send(get("/now"))
             self.site.clock.pump([1] * 50)
             self.assertFalse(self.transport.disconnecting)
+
+    def test_large_body_behind_another(self) -> None:
+        """What is thrown away is awaited only once the requests ahead of it are answered."""
+        self.send(get("/brief") + b"POST /brief" + HOST + b"Content-Length: 99999999\r\n\r\n")
+        self.site.clock.pump([1] * 100)
+        self.assertFalse(self.transport.disconnecting)
+        self.site.let(0)
+        self.site.clock.pump([1] * 9)
+        self.assertFalse(self.transport.disconnecting)
+        self.site.clock.pump([1] * 3)
+        self.assertTrue(self.transport.disconnecting)
 
     def test_empty_lines(self) -> None:
         """Line ends before a request gain no time."""

@@ -331,10 +331,11 @@ class BadInputTests(SynchronousTestCase):
             ("DELETE", "/api/v1/queues/none/messages/x", 404, "not_found"),
             ("DELETE", "/api/v1/queues/q/messages/never-issued", 400, "receipt_invalid"),
         ]
+        self.assertEqual(self.gateway.request("PUT", "/api/v1/queues/q", {}, token=self.token)[0], 201)
         for method, path, status, code in others:
             found, problem = self.gateway.request(method, path, token=self.token)
             self.assertEqual((found, problem.get("code")), (status, code), (method, path[:80]))
-        for media in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json"):
+        for media in ("text/html", "application/x-www-form-urlencoded", "application/jsonp", "json"):
             headers = {"Content-Type": media}
             found, problem = self.gateway.request("POST", publish, b"{}", self.token, headers)
             self.assertEqual((found, problem["code"]), (415, "unsupported_media_type"), media)
