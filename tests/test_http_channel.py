@@ -758,6 +758,17 @@ class SlowReaderTests(ChannelTestCase):
         self.assertEqual(self.bodies(), [b"0"])
         self.assertTrue(self.transport.disconnecting)
 
+    def test_half_a_request_behind(self) -> None:
+        """The beginning of a next request does not shorten the time that it has for that."""
+        self.send(get("/later") + b"GET /now HT")
+        self.stall()
+        self.site.let(0)
+        self.site.clock.pump([1] * 50)
+        self.assertFalse(self.transport.disconnecting)
+        self.read_on()
+        self.site.clock.pump([1] * 12)
+        self.assertTrue(self.transport.disconnecting)
+
     def test_never_reads(self) -> None:
         """A client that does not read its answer at all is cut off after the time that a connection may rest."""
         self.send(get("/later"))
@@ -889,6 +900,11 @@ class TimeTests(ChannelTestCase):
             self.send(b"\r\n")
             self.site.clock.advance(1)
         self.assertTrue(self.transport.disconnecting)
+
+    def test_no_memory_while_it_rests(self) -> None:
+        """A connection that rests keeps nothing of what it has read."""
+        self.send(get("/now"))
+        self.assertEqual(self.connection.protocol._reader._data, b"")
 
     def test_few_timers(self) -> None:
         """All connections together have one delayed call."""

@@ -90,6 +90,7 @@ TAKEN = {
     "two requests": GET + GET,
     "behind a body": post(b"Content-Length: 3", b"abc") + GET,
     "chunks": CHUNKS + b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
+    "largest body in chunks": CHUNKS + b"32\r\n%b\r\n" % (b"x" * 50) * 2 + b"0\r\n\r\n",
     "no chunks": CHUNKS + b"0\r\n\r\n",
     "chunk with zeros": CHUNKS + b"0003\r\nabc\r\n000\r\n\r\n",
     "chunk extensions": CHUNKS + b'3;a;b=c;d="e f"\r\nabc\r\n0;x\r\n\r\n',
@@ -205,6 +206,7 @@ REFUSED = {
     "NUL in an extension": (400, CHUNKS + b"1;\0\r\na\r\n"),
     "endless extension": (400, CHUNKS + b"1;" + b"a" * CHUNK_LINE_BYTES),
     "longer chunk": (400, CHUNKS + b"1\r\nabc\r\n0\r\n\r\n"),
+    "no line end behind a chunk": (400, CHUNKS + b"1\r\naXX0\r\n\r\n"),
     "LF behind a chunk": (400, CHUNKS + b"1\r\na\n0\r\n\r\n"),
     "LF behind a trailer": (400, CHUNKS + b"0\r\nA: b\n\r\n"),
     "LF at the end of chunks": (400, CHUNKS + b"0\r\n\n"),
@@ -326,6 +328,18 @@ class TakenTests(SynchronousTestCase):
             head = Head(b"POST / HTTP/%b\r\nHost: x\r\nExpect: %b\r\n\r\n" % (version, value))
             self.assertEqual(head.expects, expects, (version, value))
 
+    def test_release(self) -> None:
+        """No memory is kept for what was read; what waits is kept."""
+        reader = Reader(Heads(), MOST_HEAD, MOST_BODY)
+        reader.feed(GET)
+        reader.next()
+        reader.release()
+        self.assertEqual(reader._data, b"")
+        reader.feed(GET + GET[:5])
+        reader.next()
+        reader.release()
+        self.assertEqual(reader.rest(), GET[:5])
+
     def test_length(self) -> None:
         """A head says how long its body is before that has come."""
         self.assertEqual(Head(GET).length, 0)
@@ -393,6 +407,14 @@ class RefusedTests(SynchronousTestCase):
             assert head is not None
             self.assertEqual((head.uri, body), (b"/p", b""))
             self.assertEqual(reader.rest(), GET)
+            reader.feed(TAKEN["chunks"])
+            self.assertEqual((reader.next() or (None, b""))[1], b"abc0123456789")
+
+    def test_at_once(self) -> None:
+        """What no head begins with, or has anywhere, is refused before the head has ended."""
+        for data in (b"\x16\x03", b" ", b"G@", b"/", GET[:21] + b"\0", GET[:21] + b"\n", GET[:21] + b"\rx"):
+            self.assertEqual([found[0] for found in outcomes([data])], [400], data)
+            self.assertEqual([found[0] for found in outcomes(bytewise(data))], [400], data)
 
 
 class SplitTests(SynchronousTestCase):

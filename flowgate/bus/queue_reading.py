@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -193,6 +193,7 @@ class Heads:
         self._asked: Deferred[tuple[list[Message], bool]] | None = None
         self._latest: Deferred[tuple[list[Message], bool]] | None = None
         self._timer: IDelayedCall | None = None
+        self._closed = False
         # Beside the inbox: messages come under the subject on which they were published.
         self._subscription = link.subscribe(f"{link.inbox}-.{self._token}.*", self._delivered)
 
@@ -224,8 +225,10 @@ class Heads:
         """Ask for the next messages, while nothing else is asked for.
 
         :returns: a Deferred of the messages, and of whether the replica that answers has no more now.
-        :raises BusUnavailable: through the Deferred.
+        :raises BusUnavailable: through the Deferred, also after :meth:`close`.
         """
+        if self._closed:
+            return fail(BusUnavailable())
         asked = self._asked = self._latest = Deferred(lambda _: self._settle())
         self._messages = []
         self._ask()
@@ -296,6 +299,7 @@ class Heads:
 
     def close(self) -> None:
         """Let go of the consumer."""
+        self._closed = True
         if self._latest is not None:
             self._latest.addErrback(lambda _: None)  # nobody waits for it any more
             self._latest.cancel()
