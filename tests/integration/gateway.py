@@ -330,6 +330,10 @@ class MqttClient:
             return
         self._next_id += 1
         self.send(packets.publishes(topic, [payload], qos, [self._next_id]))
+        self.acknowledged()
+
+    def acknowledged(self) -> None:
+        """Wait for the next acknowledgement."""
         self._wait(Ack)
 
     def receive(self, count: int) -> list[tuple[str, bytes, int]]:
