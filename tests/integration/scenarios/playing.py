@@ -33,6 +33,9 @@ _PASSING = tuple(
 _KEPT = ("flowgate.http.wire.Head", "flowgate.mqtt.sessions._Known")
 """But for the heads of requests that are known, up to a bound, and the sessions that scenarios leave behind."""
 
+_LINGER_SECONDS = 10
+"""Until everything has gone: a client that was present may be back within a second."""
+
 
 class Playing:
     """A gateway for scenarios."""
@@ -93,7 +96,15 @@ class Playing:
         self._quiet()
         true("Traceback" not in self.gateway.log(), self.gateway.log())
         until(lambda: self.census.descriptors() <= self._descriptors, "no connection is left open", 5)
-        now = self.census.objects()
-        left = {kind: number - self._before[kind] for kind, number in now.items() if number > self._before[kind]}
-        passing = {kind: number for kind, number in left.items() if kind.startswith(_PASSING) and kind not in _KEPT}
-        equal(passing, {}, "objects are left")
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while (left := self._left()) and time.monotonic() < deadline:
+            pass
+        equal(left, {}, "objects are left")
+
+    def _left(self) -> dict[str, int]:
+        """How many objects more than before there are, by kind, of those that go with their clients."""
+        return {
+            kind: number - self._before[kind]
+            for kind, number in self.census.objects().items()
+            if kind.startswith(_PASSING) and kind not in _KEPT and number > self._before[kind]
+        }
