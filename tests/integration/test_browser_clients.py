@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 from tests.integration.browser import BROWSER, Browser
+from tests.integration.gateway import ROOT, until
 from tests.integration.programs import find
 from tests.integration.test_stream_clients import CUTS, MESSAGES, StreamCase
 
@@ -110,10 +111,12 @@ class BrowserTests(StreamCase):
         self.page = browser.page()
         self.page.open(f"http://localhost:{server.server_address[1]}/")
         names = {"base": f"http://127.0.0.1:{self.proxy.port}", "token": self.token}
-        # As a script of the page: what it declares is there for all that is run later.
-        script = json.dumps(_SCRIPT % {name: json.dumps(value) for name, value in names.items()})
+        self.add_script(_SCRIPT % {name: json.dumps(value) for name, value in names.items()})
+
+    def add_script(self, text: str) -> None:
+        """Make a script a part of the page: what it declares is there for all that is run later."""
         self.page.run(
-            f"document.head.append(Object.assign(document.createElement('script'), {{textContent: {script}}}))"
+            f"document.head.append(Object.assign(document.createElement('script'), {{textContent: {json.dumps(text)}}}))"
         )
 
     def told(self, what: str) -> list[Any]:
@@ -153,6 +156,24 @@ class BrowserTests(StreamCase):
         self.page.run("source.close(); told.length = 0; listen('x')")  # of the token
         self.page.until("told.length")
         self.assertEqual(self.told("error")[0][2], 2, "EventSource.CLOSED")
+
+    def test_new_token(self) -> None:
+        """The function of the documentation goes on with a new token when the old one is refused, and misses nothing."""
+        text = (ROOT / "docs" / "http.rst").read_text().partition("function listen(")[2].partition("\n\nA browser")[0]
+        self.add_script("const listenFor = function (" + text)
+        second = self.gateway.token("ann")
+        tokens = json.dumps([second, self.token])
+        self.page.run(f"const tokens = {tokens}, got = [];")
+        self.page.run("listenFor(base, 't', async () => tokens.pop(), (message) => got.push(message.data))")
+        until(lambda: b"flowgate_connections 1\n" in self.gateway.request("GET", "/metrics")[1], "it reads")
+        self.publish(*MESSAGES)
+        self.page.until(f"got.length >= {len(MESSAGES)}")
+        self.gateway.request("POST", "/token/revoke", {"token": self.token})
+        self.token = second
+        self.publish(*MESSAGES)
+        self.page.until(f"got.length >= {2 * len(MESSAGES)}")
+        self.assertEqual(self.page.run("got"), [*MESSAGES, *MESSAGES])
+        self.assertEqual(self.page.run("tokens"), [])
 
     def test_fetch(self) -> None:
         """fetch reads a stream as it comes, with the headers that EventSource cannot send or read."""
