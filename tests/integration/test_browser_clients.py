@@ -115,8 +115,9 @@ class BrowserTests(StreamCase):
 
     def add_script(self, text: str) -> None:
         """Make a script a part of the page: what it declares is there for all that is run later."""
+        quoted = json.dumps(text)
         self.page.run(
-            f"document.head.append(Object.assign(document.createElement('script'), {{textContent: {json.dumps(text)}}}))"
+            f"document.head.append(Object.assign(document.createElement('script'), {{textContent: {quoted}}}))"
         )
 
     def told(self, what: str) -> list[Any]:
@@ -158,7 +159,7 @@ class BrowserTests(StreamCase):
         self.assertEqual(self.told("error")[0][2], 2, "EventSource.CLOSED")
 
     def test_new_token(self) -> None:
-        """The function of the documentation goes on with a new token when the old one is refused, and misses nothing."""
+        """The function of the documentation goes on with a new token when the old one is refused: nothing is missed."""
         text = (ROOT / "docs" / "http.rst").read_text().partition("function listen(")[2].partition("\n\nA browser")[0]
         self.add_script("const listenFor = function (" + text)
         second = self.gateway.token("ann")
