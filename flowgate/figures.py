@@ -12,8 +12,7 @@ from then on, and an account that nobody used for a while is forgotten: its figu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,6 +24,7 @@ from flowgate.gateway import Gateway, Interest
 from flowgate.interfaces import IPeers
 from flowgate.limits import Limits
 from flowgate.message import RetainedPage, Run
+from flowgate.reports import Heard, in_parts
 from flowgate.router import Router
 from flowgate.topics import RESERVED, Namespace, Topic, matches
 
@@ -109,49 +109,23 @@ def _numbers(numbers: Iterable[Any]) -> tuple[int, ...]:
     return found
 
 
-class _Node:
-    """What another node has told.
+class _Node(Heard):
+    """What another node has told."""
 
-    :ivar since: the first report of those that were heard without a gap.
-    :ivar last: the last one.
-    """
-
-    __slots__ = ("accounts", "base", "heard", "last", "since")
+    __slots__ = ("accounts",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.accounts: dict[str, Tally] = {}
-        self.base = 0
-        self.since = 0
-        self.last = -1
-        self.heard = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything is known that the node has to tell."""
-        return self.since <= self.base
 
     def take(self, report: Report, now: float) -> None:
-        if report.number != self.last + 1:
-            self.since = report.number
-        if report.number == report.base:
+        if self.note(report.number, report.base, now):
             self.accounts.clear()
-        self.base, self.last, self.heard = report.base, report.number, now
         for prefix, tally in report.accounts.items():
             if tally is None:
                 self.accounts.pop(prefix, None)
             elif prefix in self.accounts or len(self.accounts) < MAX_ACCOUNTS:
                 self.accounts[prefix] = tally
-
-
-def _in_parts(changed: Mapping[str, Tally | None]) -> Iterator[dict[str, Tally | None]]:
-    """Split what a report says; one part at least, because silence means death."""
-    items = iter(changed.items())
-    part = dict(islice(items, _REPORTED_AT_ONCE))
-    while True:
-        yield part
-        part = dict(islice(items, _REPORTED_AT_ONCE))
-        if not part:
-            return
 
 
 class Figures:
@@ -251,9 +225,9 @@ class Figures:
                 account.told = tally
                 changed[namespace.prefix] = tally
         again = [name for name, node in self._nodes.items() if not node.complete]
-        for part in _in_parts(changed):
+        for part in in_parts(changed.items(), _REPORTED_AT_ONCE):
             self._number += 1
-            report = Report(self._peers.node, self._number, self._base, again, part)
+            report = Report(self._peers.node, self._number, self._base, again, dict(part))
             self._peers.tell(_VERB, report.encode())
 
     def _heard(self, payload: bytes) -> None:

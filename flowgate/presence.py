@@ -15,7 +15,7 @@ clients leave.  Every room has a budget of frames: beyond that its watchers are 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2s
 from itertools import islice
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from flowgate.auth.permissions import Principal
 from flowgate.gateway import Interest
 from flowgate.interfaces import IPeers
 from flowgate.payloads import timestamp
+from flowgate.reports import Heard, in_parts
 from flowgate.topics import Namespace
 
 _log = Logger()
@@ -224,35 +225,17 @@ class Report:
             raise ValueError(f"not a report of presence: {error!r}") from None
 
 
-class _Node:
+class _Node(Heard):
     """What another node has told.
 
     :ivar places: where it has clients.
-    :ivar since: the first report of those that were heard without a gap.
     """
 
-    __slots__ = ("base", "heard", "last", "places", "since")
+    __slots__ = ("places",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.places: dict[_Place, None] = {}
-        self.base = 0
-        self.since = 0
-        self.last = -1
-        self.heard = 0.0
-
-    @property
-    def complete(self) -> bool:
-        return self.since <= self.base
-
-
-def _in_parts(moves: Iterator[Move]) -> Iterator[list[Move]]:
-    """Split what a report says; one part at least, because silence means death."""
-    part = list(islice(moves, _REPORTED_AT_ONCE))
-    while True:
-        yield part
-        part = list(islice(moves, _REPORTED_AT_ONCE))
-        if not part:
-            return
 
 
 def _mark(principal: Principal) -> str:
@@ -506,7 +489,7 @@ class Presence:
 
     def _report(self, moves: Iterable[Move]) -> None:
         again = [name for name, node in self._nodes.items() if not node.complete]
-        for part in _in_parts(iter(moves)):
+        for part in in_parts(moves, _REPORTED_AT_ONCE):
             self._number += 1
             self._peers.tell(_VERB, Report(self._peers.node, self._number, self._base, again, part).encode())
 
@@ -530,12 +513,9 @@ class Presence:
         self._take(node, report)
 
     def _take(self, node: _Node, report: Report) -> None:
-        if report.number != node.last + 1:
-            node.since = report.number
-        if report.number == report.base:
+        if node.note(report.number, report.base, self._clock.seconds()):
             # Everything follows; it follows so soon that nobody is seen to leave who is still there.
             self._vacate(report.node, node)
-        node.base, node.last, node.heard = report.base, report.number, self._clock.seconds()
         if not node.complete and self._loop.running:
             self._later("again", ANEW_SECONDS, self._tell)
         for move in report.moves:

@@ -43,6 +43,7 @@ ROOMS = (
     "retaining",
     "gateway",
     "replay",
+    "reports",
     "figures",
     "presence",
     "queues",

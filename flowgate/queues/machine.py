@@ -357,19 +357,30 @@ class QueueMachine:
         self, place: int, now: int, size: int, delay: int, group: str, sent: int | None, receives: int, first: int
     ) -> Message:
         """Add a new message."""
-        message = Message(place, now if sent is None else sent, now, size, self._group(group, place))
+        turn = now + delay * _MS
+        message = Message(place, now if sent is None else sent, turn, size, self._group(group, place))
         message.receives = receives or 0
         message.first = first or 0
+        self._add(message, State.DELAYED if delay else State.VISIBLE, sent is not None)
+        return message
+
+    def _add(self, message: Message, state: State, aged: bool) -> None:
+        """Take in a message whose ``turn`` is set.
+
+        :param aged: whether it was sent elsewhere before, so that places do not tell its age.
+        """
+        place = message.place
         self._messages[place] = message
         self._order.append(place)
-        if sent is not None:
-            heapq.heappush(self._aged, (sent, place))
-        self.bytes += size
-        if delay:
-            self._hide(message, State.DELAYED, now + delay * _MS)
-        else:
+        if aged:
+            heapq.heappush(self._aged, (message.sent, place))
+        self.bytes += message.size
+        if state is State.VISIBLE:
             self._show(message)
-        return message
+        elif state is State.MOVING:
+            message.state = state
+        else:
+            self._hide(message, state, message.turn)
 
     def _receive(
         self, limit: int, visibility: int, max_receives: int = 0, retention: int = 0, attempt: str | None = None
@@ -755,14 +766,4 @@ class QueueMachine:
             message.receives, message.first, message.taken = saved[3:6]
             self._touched[place] = message
             state = State(saved[6])
-        self._messages[place] = message
-        self._order.append(place)
-        self.bytes += size
-        if sent is not None:
-            heapq.heappush(self._aged, (message.sent, place))
-        if state is State.VISIBLE:
-            self._show(message)
-        elif state is State.MOVING:
-            message.state = state
-        else:
-            self._hide(message, state, message.turn)
+        self._add(message, state, sent is not None)

@@ -14,6 +14,7 @@ from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
 from flowgate.queues.held import Grant
 from flowgate.queues.replica import Replica
+from flowgate.queues.together import outcomes
 from flowgate.topics import Namespace
 
 Open = Callable[[Namespace, str], Awaitable[Replica]]
@@ -80,25 +81,18 @@ class DeadLetters:
                 grant.first,
             )
             under_way.append((grant, target.command(*command, blob=envelope.encode())))
-        there = await all_done([(grant, stored) for grant, stored in under_way])
-        await all_done([(grant, replica.command("m", grant.place)) for grant in there])
+        there = await _done(under_way)
+        await _done([(grant, replica.command("m", grant.place)) for grant in there])
 
 
-async def all_done(under_way: Sequence[tuple[Grant, Deferred[Any]]]) -> list[Grant]:
+async def _done(under_way: Sequence[tuple[Grant, Deferred[Any]]]) -> list[Grant]:
     """Wait for commands that were given together.
 
     :returns: those whose command was carried out.
     :raises Refused: if none was; the others are not lost sight of.
     """
-    done: list[Grant] = []
-    refusal: Refused | None = None
-    for grant, command in under_way:
-        try:
-            await command
-        except Refused as error:
-            refusal = error
-        else:
-            done.append(grant)
-    if refusal is not None and not done:
-        raise refusal
+    results = await outcomes(command for _, command in under_way)
+    done = [grant for (grant, _), result in zip(under_way, results, strict=True) if not isinstance(result, Refused)]
+    if results and not done:
+        raise results[-1]
     return done

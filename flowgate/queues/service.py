@@ -67,6 +67,7 @@ from flowgate.queues.opening import OpenQueues
 from flowgate.queues.receipts import Receipt, Receipts
 from flowgate.queues.redrive import Redrives, covered
 from flowgate.queues.replica import Replica, Soon, at_once
+from flowgate.queues.together import outcomes, raise_if_all
 from flowgate.topics import Namespace
 
 MAX_MESSAGES: Final = 1_000_000
@@ -431,19 +432,12 @@ class Queues:
                 command.pop()
             under_way.append(replica.command(*command, blob=blob))
         results: list[Sent | Refused] = []
-        for message, one, result in zip(messages, prepared, under_way, strict=True):
-            if isinstance(result, Refused) or isinstance(one, Refused):
-                results.append(result if isinstance(result, Refused) else InvalidParameter())
-                continue
-            try:
-                accepted: Accepted = await result
-            except Refused as refusal:
-                results.append(refusal)
-                continue
-            results.append(_sent(one[0], message, accepted))
-        first = results[0] if results else None
-        if isinstance(first, NotFound | BusUnavailable) and all(type(one) is type(first) for one in results):
-            raise first
+        for message, one, result in zip(messages, prepared, await outcomes(under_way), strict=True):
+            if isinstance(one, Refused) or isinstance(result, Refused):
+                results.append(result)  # what was refused before is its own outcome
+            else:
+                results.append(_sent(one[0], message, result))
+        raise_if_all(results, NotFound, BusUnavailable)
         return results
 
     def deposit(
@@ -469,14 +463,9 @@ class Queues:
                 envelope = _envelope(message, message.body.encode())
                 command = ("s", size, config.delay * 1000, message.group, None, None, origin)
                 under_way.append(replica.command(*command, blob=envelope.encode()))
-            refusal = None
-            for one in under_way:
-                try:
-                    await one
-                except Refused as error:
-                    refusal = error
-            if refusal is not None:
-                raise refusal
+            for result in reversed(await outcomes(under_way)):
+                if isinstance(result, Refused):
+                    raise result
 
         return Deferred.fromCoroutine(deposit())
 
@@ -646,22 +635,14 @@ class Queues:
             except Refused as refusal:
                 under_way.append(refusal)
         results: list[Refused | None] = []
-        for one in under_way:
-            if not isinstance(one, Deferred):
-                results.append(one)
-                continue
-            try:
-                done: Done = await one
-            except Refused as refusal:
-                results.append(refusal)
-                continue
-            if done is Done.EXPIRED:
+        for outcome in await outcomes(under_way):
+            if outcome is Done.EXPIRED:
                 results.append(ReceiptExpired("the visibility of the message ended before"))
+            elif outcome is Done.GONE:
+                results.append(gone)
             else:
-                results.append(gone if done is Done.GONE else None)
-        first = results[0] if results else None
-        if isinstance(first, BusUnavailable) and all(isinstance(one, BusUnavailable) for one in results):
-            raise first
+                results.append(None if outcome is Done.DONE else outcome)
+        raise_if_all(results, BusUnavailable)
         return results
 
     # -- move tasks

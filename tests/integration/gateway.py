@@ -136,6 +136,21 @@ class RunningGateway:
         for child in self.children():
             _kill(child)
 
+    def kill_and_return(self, what: str) -> None:
+        """Kill ``bus``, ``gateway`` or both (``gateway and bus``), and wait until the gateway is ready again."""
+        if what == "bus":
+            old = self.children()
+            self.kill_bus()
+            until(lambda: [pid for pid in self.children() if pid not in old], "another nats-server")
+            until(lambda: self.request("GET", "/readyz")[0] == 200, "/readyz answers 200")
+            return
+        self.http = self.mqtt = 0  # so that nobody connects to a port that is somebody else's by then
+        if what == "gateway":
+            self.kill_gateway()
+        else:
+            self.kill()
+        self.start()
+
     def stop(self) -> int:
         """End in order; return the exit status."""
         if self.process is None:

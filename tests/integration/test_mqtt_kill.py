@@ -41,6 +41,13 @@ _AGAIN = 0.02
 """Seconds between two attempts to connect."""
 
 
+def seeded() -> random.Random:
+    """Chance that can be had again: the seed is printed."""
+    seed = random.randrange(1 << 32)
+    print(f" seed {seed}", end=" ", flush=True)
+    return random.Random(seed)
+
+
 class Progress:
     """What the threads of a test tell each other.
 
@@ -295,12 +302,6 @@ class KillCase(SynchronousTestCase):
             self.assertTrue(self.subscriber.read(), payload)
         self.subscriber.settle()
 
-    def seed(self) -> random.Random:
-        """Chance that can be had again: the seed is printed."""
-        seed = random.randrange(1 << 32)
-        print(f" seed {seed}", end=" ", flush=True)
-        return random.Random(seed)
-
 
 class KillTests(KillCase):
     """One gateway with a nats-server of its own."""
@@ -313,30 +314,14 @@ class KillTests(KillCase):
         self.gateway.start()
         self.token = self.gateway.token("ann")
 
-    def kill(self, what: str) -> None:
-        """Kill, and wait until the gateway is ready again."""
-        gateway = self.gateway
-        if what == "bus":
-            old = gateway.children()
-            gateway.kill_bus()
-            until(lambda: [pid for pid in gateway.children() if pid not in old], "another nats-server")
-            until(lambda: gateway.request("GET", "/readyz")[0] == 200, "/readyz answers 200")
-            return
-        gateway.mqtt = 0  # so that nobody connects to a port that is somebody else's by then
-        if what == "gateway":
-            gateway.kill_gateway()
-        else:
-            gateway.kill()
-        gateway.start()
-
     def test_kill_at_random(self) -> None:
         """10,000 messages at QoS 1 and 10,000 at QoS 2 arrive while gateway and nats-server are killed ten times."""
         count = 10_000
-        chance = self.seed()
+        chance = seeded()
         self.clients(self.token, lambda: self.gateway.mqtt, count, chance)
         self.start()
         kinds = ["gateway and bus"] * 4 + ["gateway"] * 3 + ["bus"] * 3
-        self.happen(2 * count, kinds, chance, self.kill)
+        self.happen(2 * count, kinds, chance, self.gateway.kill_and_return)
         self.finish()
         self.check(count)
         self.nothing_left(self.gateway.mqtt)
@@ -345,7 +330,7 @@ class KillTests(KillCase):
     def test_cut_at_random(self) -> None:
         """Clients that lose or leave their connections at any moment lose nothing and get nothing twice."""
         count = 2_000
-        chance = self.seed()
+        chance = seeded()
         self.clients(self.token, lambda: self.gateway.mqtt, count, chance)
         self.start()
 
@@ -368,7 +353,7 @@ class NodesTests(KillCase):
     def test_move_at_random(self) -> None:
         """Sessions that move between two nodes, of which one is killed now and then, and whose nats-server is too."""
         count = 3_000
-        chance = self.seed()
+        chance = seeded()
         self.clients(self.token, lambda: chance.choice(self.nodes).mqtt, count, chance)
         self.start()
 

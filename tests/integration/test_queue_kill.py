@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.gateway import RunningGateway, until
 from tests.integration.queue_clients import Ledger, QueueClient, Running, Sending, Unavailable, Working
-from tests.integration.test_mqtt_kill import Progress
+from tests.integration.test_mqtt_kill import Progress, seeded
 from tests.integration.tuned import tuned
 from tests.integration.two_nodes import two_nodes
 
@@ -133,12 +133,6 @@ class QueueKillCase(SynchronousTestCase):
         if wrong:
             self.fail(f"{queue}: {len(wrong)} faults:\n" + "\n".join(wrong[:_SHOWN]))
 
-    def seed(self) -> random.Random:
-        """Chance that can be had again: the seed is printed."""
-        seed = random.randrange(1 << 32)
-        print(f" seed {seed}", end=" ", flush=True)
-        return random.Random(seed)
-
 
 def _in_groups(count: int, chance: random.Random) -> list[tuple[str, str]]:
     """So many messages in groups, each group's numbered in their order."""
@@ -165,29 +159,13 @@ class KillTests(QueueKillCase):
         self.gateway.start()
         self.token = self.gateway.token("ann")
 
-    def kill(self, what: str) -> None:
-        """Kill, and wait until the gateway is ready again."""
-        gateway = self.gateway
-        if what == "bus":
-            old = gateway.children()
-            gateway.kill_bus()
-            until(lambda: [pid for pid in gateway.children() if pid not in old], "another nats-server")
-            until(lambda: gateway.request("GET", "/readyz")[0] == 200, "/readyz answers 200")
-            return
-        gateway.http = 0  # so that nobody connects to a port that is somebody else's by then
-        if what == "gateway":
-            gateway.kill_gateway()
-        else:
-            gateway.kill()
-        gateway.start()
-
     def test_kill_at_random(self) -> None:
         """20,000 messages through each queue while gateway and nats-server are killed ten times."""
         count = 20_000
-        chance = self.seed()
+        chance = seeded()
         self.clients(self.token, lambda: self.gateway.http, count, chance)
         kinds = ["gateway and bus"] * 4 + ["gateway"] * 3 + ["bus"] * 3
-        self.happen(2 * count, kinds, chance, self.kill)
+        self.happen(2 * count, kinds, chance, self.gateway.kill_and_return)
         self.finish()
         self.check(count, self.gateway)
 
@@ -202,7 +180,7 @@ class NodesTests(QueueKillCase):
     def test_move_at_random(self) -> None:
         """Clients that move between two nodes, of which one is killed now and then, and whose nats-server is too."""
         count = 10_000
-        chance = self.seed()
+        chance = seeded()
         self.clients(self.token, lambda: chance.choice(self.nodes).http, count, chance)
 
         def act(kind: str) -> None:
