@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flowgate.allowances import FREE, UNIT_BYTES, Allowance, Bill, IAllowances, Unlimited
 from flowgate.auth.permissions import Principal
 from flowgate.errors import BusUnavailable, InsufficientScope, Internal, InvalidParameter, MessageTooLarge, Refused
 from flowgate.interfaces import (
@@ -45,6 +46,7 @@ _log = Logger()
 
 _PIECE: Final = 1000  # messages that are held back together, while a queue that has subscribed cannot follow
 _T = TypeVar("_T")
+_A = TypeVar("_A", bound="Stored | Refused")
 
 EARLIEST = "earliest"
 """The cursor text for everything that history holds."""
@@ -57,12 +59,14 @@ class Route:
     :ivar full: whether the publisher wrote the full name.
     :ivar history: whether unacknowledged messages go into history.
     :ivar age: seconds that history keeps acknowledged messages, or ``None``.
+    :ivar allowance: who pays.
     """
 
     topic: Topic
     full: bool
     history: bool
     age: int | None
+    allowance: Allowance = FREE
 
 
 class Post(NamedTuple):
@@ -82,6 +86,24 @@ class Interest:
     namespace: Namespace
     filter: str
     full: bool
+
+
+def _pay(_: None, bill: Bill) -> None:
+    bill.pay()
+
+
+def _settle(answer: _A, bill: Bill) -> _A:
+    """Have a message paid for that is stored and was not before."""
+    if isinstance(answer, Stored) and not answer.duplicate:
+        bill.pay()
+    else:
+        bill.drop()
+    return answer
+
+
+def _drop(failure: Failure, bill: Bill) -> Failure:
+    bill.drop()
+    return failure
 
 
 def _listed(stored: Stored) -> list[Stored | Refused]:
@@ -137,6 +159,7 @@ class Gateway:
     """One node's message path.
 
     :ivar limits: the bounds to work within.
+    :ivar allowances: what API keys may still publish.
     :ivar turn: the outboxes to flush after a read's worth of work.
     :ivar connections: the open connections of this node.
     :ivar meter: what was done.
@@ -155,6 +178,7 @@ class Gateway:
         *,
         retained: IRetained,
         groups: IGroups,
+        allowances: IAllowances | None = None,
     ) -> None:
         self._bus = bus
         self._retained = retained
@@ -165,6 +189,7 @@ class Gateway:
         self._policies = policies
         self._paused: dict[Callable[[], None], None] = {}
         self.limits = limits
+        self.allowances: IAllowances = Unlimited() if allowances is None else allowances
         self.turn = turn
         self.connections = connections
         self.meter = meter
@@ -186,7 +211,7 @@ class Gateway:
             raise InsufficientScope("the token does not permit publishing to this topic")
         check_topic(resolved.rest)
         policy = self._policies.find(topic.name)
-        return Route(topic, resolved.full, policy.history, policy.age)
+        return Route(topic, resolved.full, policy.history, policy.age, self.allowances.of(principal))
 
     def interest(self, principal: Principal, name: str) -> Interest:
         """Find what the filter ``name`` stands for and whether ``principal`` may subscribe to all of it.
@@ -219,25 +244,48 @@ class Gateway:
 
     # -- publishing
 
-    def publish_unacknowledged(self, route: Route, run: Run) -> Deferred[None] | None:
+    @staticmethod
+    def bill(
+        route: Route, count: int, largest: int, payloads: Callable[[], Sequence[bytes]], patient: bool = False
+    ) -> Bill:
+        """Ask for leave to publish messages on one topic; whoever publishes a run does that before.
+
+        :param largest: bytes of the largest payload.
+        :param payloads: finds the payloads, if they have to be looked at.
+        :param patient: see :meth:`Allowance.take`.
+        """
+        allowance = route.allowance
+        if largest <= UNIT_BYTES and not allowance.limited:
+            return allowance.take_small(count)
+        return allowance.take(payloads(), patient=patient)
+
+    def publish_unacknowledged(self, route: Route, run: Run, bill: Bill | None = None) -> Deferred[None] | None:
         """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it.
 
         With :attr:`Run.retain` its last message is kept as the retained one, as far as possible too.
 
+        :param bill: for exactly this run.
         :returns: ``None``; or a Deferred: until it fires, a queue that has subscribed cannot follow this publisher.
         """
         run.recorded = self._bus.send(run, route.history or (self._groups.any and self._groups.wants(run.topic)))
         self._router.deliver(run)
+        if bill is not None:
+            bill.pay()
         if run.retain:
             self._retaining.keep(run)
         return self._groups.room(run.topic, run.count, True) if run.recorded and self._groups.any else None
 
-    def publish_run(self, run: Run) -> Deferred[None]:
+    def publish_run(self, run: Run, bill: Bill | None = None) -> Deferred[None]:
         """Store a run at the lowest cost per message; subscribers get it from the bus.
 
+        :param bill: for exactly this run.
         :returns: a Deferred, fired once all of it is stored, and with :attr:`Run.retain` its last message retained.
         :raises BusUnavailable: through the Deferred.
         """
+        stored = self._store_run(run)
+        return stored if bill is None else stored.addCallbacks(_pay, _drop, (bill,), errbackArgs=(bill,))
+
+    def _store_run(self, run: Run) -> Deferred[None]:
         if not self._groups.any:
             return self._publish_run(run)
         if run.count <= _PIECE or not self._groups.wants(run.topic):
@@ -282,15 +330,18 @@ class Gateway:
             retained message.
         :param retain: keep it as the retained message of its topic; an empty one removes what is kept.
         :returns: a Deferred of :class:`Stored`, fired once it is stored, and retained if that was wished.
-        :raises MessageTooLarge: at once.
+        :raises MessageTooLarge, RateLimited, LimitReached, InsufficientBalance: at once.
         :raises BusUnavailable: through the Deferred.
         :raises IdempotencyKeyReused: through the Deferred: the key has been used for another message.
         :raises IdempotencyInProgress: through the Deferred: this node is about to store the key's message.
         """
         self.check_size(len(payload))
+        bill = route.allowance.take_one(payload)
         if message_id is None:
-            return self._publish(route, payload, None, ttl, qos, retain)
-        return Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain))
+            stored = self._publish(route, payload, None, ttl, qos, retain)
+        else:
+            stored = Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain))
+        return stored.addCallbacks(_settle, _drop, (bill,), errbackArgs=(bill,))
 
     def _publish(
         self,
@@ -339,11 +390,19 @@ class Gateway:
         under_way: list[Deferred[None]] = []
         keyed: list[int] = []
         some: list[int] = []  # without a retained one between them
+        bills: list[tuple[int, Bill]] = []
         try:
             for place, (route, payload, message_id, ttl, retain) in enumerate(posts):
+                try:
+                    bill = route.allowance.take_one(payload)
+                except Refused as refusal:
+                    answers[place] = refusal
+                    continue
+                bills.append((place, bill))
                 if retain:  # its place in history has to be known first
                     under_way += self._store(posts, some, answers)
                     some = []
+                    route = attrs.evolve(route, allowance=FREE)
                     one = self.publish(route, payload, message_id=message_id, ttl=ttl, retain=True)
                     under_way.append(_tell(one.addCallback(_listed), [place], answers))
                     continue
@@ -361,6 +420,8 @@ class Gateway:
         finally:
             for place in keyed:
                 self._keys.end(posts[place].route.topic, posts[place].message_id or "")
+            for place, bill in bills:
+                _settle(answers[place], bill)
         return answers
 
     def _store(
@@ -423,7 +484,7 @@ class Gateway:
         :param late: that was longer ago than repetitions are noticed by the stream: history is looked through first.
         :returns: a Deferred, fired once it is stored.
         :raises MessageTooLarge: at once.
-        :raises BusUnavailable: through the Deferred.
+        :raises BusUnavailable, LimitReached, InsufficientBalance: through the Deferred.
         """
         self.check_size(len(payload))
         return Deferred.fromCoroutine(self._publish_again(route, payload, message_id, qos, retain, late))
@@ -431,8 +492,15 @@ class Gateway:
     async def _publish_again(
         self, route: Route, payload: bytes, message_id: str, qos: int, retain: bool, late: bool
     ) -> None:
-        if not late or await self._bus.find(route.topic, message_id) is None:
-            await self._publish(route, payload, message_id, None, qos, retain)
+        bill = route.allowance.take((payload,), patient=True)
+        if bill.refusal is not None:
+            raise bill.refusal
+        new = False
+        try:
+            if not late or await self._bus.find(route.topic, message_id) is None:
+                new = not (await self._publish(route, payload, message_id, None, qos, retain)).duplicate
+        finally:
+            (bill.pay if new else bill.drop)()
 
     def publish_trusted(
         self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool, late: bool = False

@@ -34,6 +34,7 @@ ROOMS = (
     "gate",
     # policy, fan-out, and where they meet the bus
     "auth",
+    "allowances",
     "metering",
     "timers",
     "subscriber",

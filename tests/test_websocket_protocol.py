@@ -43,6 +43,7 @@ from flowgate.websocket import deflate, frames, opening, protocol
 from flowgate.websocket.protocol import WebSocketFactory
 from flowgate.websocket.reading import Reading
 from flowgate.websocket.resource import make_resource
+from tests.test_allowances import Purse
 
 from .test_websocket_frames import KEY, masked, opening_request
 
@@ -719,6 +720,31 @@ class FrameTests(ConnectionTestCase):
             peer.raw(chunk)
         peer.protocol.connectionLost()
         self.wheel.stop()
+
+
+class AllowanceTests(ConnectionTestCase):
+    """A publish that is not covered gets its error; the connection goes on, and so do deliveries."""
+
+    def test_not_covered(self) -> None:
+        """Of three messages with leave for two, the third is refused, with its id or without."""
+        purse = Purse(2)
+
+        class Purses:
+            def of(self, _: object) -> Purse:
+                return purse
+
+        self.gateway.allowances = Purses()
+        peer = self.peer({"action": "subscribe", "topic": "open/a"})
+        for ids in ({}, {"id": 1}):
+            purse.left = 2
+            peer.send(*({"action": "publish", "topic": "open/a", "message": number, **ids} for number in range(3)))
+            self.settle()
+            got = peer.got()
+            errors = [frame for frame in got if frame["action"] == "error"]
+            self.assertEqual(len(errors), 1)
+            self.assert_error(errors[0], "insufficient_balance", 402, **ids)
+            self.assertEqual([frame["data"] for frame in got if frame["action"] == "message"], ["0", "1"])
+        self.assertEqual((purse.used, purse.pending), (4, 0))
 
 
 class HistoryTests(ConnectionTestCase):

@@ -116,6 +116,18 @@ class Publish:
             if 0 in self.packet_ids:
                 raise MalformedPacket("PUBLISH with packet identifier 0")  # [MQTT-2.3.1-1]
 
+    def first(self, count: int) -> Publish:
+        """The first ``count`` packets of the run, which has more."""
+        pieces: list[tuple[int, int, int]] = []
+        size, left = 0, count
+        for many, each, offset in self._pieces:
+            taken = min(many, left)
+            if taken:
+                pieces.append((taken, each, offset))
+            size += taken * each
+            left -= taken
+        return Publish(self.dup << 3 | self.qos << 1 | self.retain, self.topic, self.body[:size], pieces)
+
     def payloads(self) -> list[bytes]:
         """Take the packets apart."""
         body = self.body

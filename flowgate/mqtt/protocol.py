@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flowgate.allowances import Bill
 from flowgate.auth import certificates
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
@@ -36,7 +37,7 @@ from flowgate.mqtt import packets
 from flowgate.mqtt.durable import Durable
 from flowgate.mqtt.packets import Ack, Bare, Connect, Packet, Publish, ReturnCode, Subscribe, Type, Unsubscribe, Will
 from flowgate.mqtt.record import KeptWill
-from flowgate.mqtt.session import QueueFull, Session, State, check_allowed
+from flowgate.mqtt.session import Begun, QueueFull, Session, State, check_allowed
 from flowgate.mqtt.sessions import Seat, Sessions
 from flowgate.mqtt.subscriptions import Subscriptions
 from flowgate.subscriber import Outbox, Sink
@@ -217,7 +218,7 @@ class MqttProtocol(Protocol):
             self._outbox.write(packets.connack(False, ReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL))
         self._close()
 
-    def _cannot(self, refusal: Refused) -> bool:
+    def _cannot(self, refusal: Refused, count: int = 1) -> bool:
         """Answer a PUBLISH that is refused; tell whether the connection goes on.
 
         3.1.1 has no negative answer ([MQTT-3.3.5-2]): the connection is closed.  Where that would not help, because
@@ -226,7 +227,7 @@ class MqttProtocol(Protocol):
         if self._closed:
             return False
         if refusal.status == 402:
-            self._count_dropped("billing", 1)
+            self._count_dropped("billing", count)
             self.notice({"code": refusal.code, "detail": refusal.detail, **refusal.members})
             return True
         _log.info("MQTT client {client!r} closed: {code}", client=self._client, code=refusal.code)
@@ -449,27 +450,36 @@ class MqttProtocol(Protocol):
         self.factory.received.value += packet.count
         self._account.received += packet.count
         qos = packet.qos
-        if not qos:
+        if qos == 2:
+            self._publish_once(route, packet)
+        else:
+            bill = gateway.bill(route, packet.count, packet.largest, packet.payloads, patient=True)
+            if bill.refusal is not None:
+                if not self._cannot(bill.refusal, packet.count - bill.count) or not bill.count:
+                    return
+                packet = packet.first(bill.count)
+            self._publish_run(route, packet, bill)
+        if (qos or route.history) and gateway.congested:
+            self._update_reading()
+
+    def _publish_run(self, route: Route, packet: Publish, bill: Bill) -> None:
+        gateway = self._gateway
+        if not packet.qos:
             run = Run(route.topic, count=packet.count, split=packet.payloads, ttl=route.age, retain=packet.retain)
             if not packet.retain:
                 # What came in is, byte for byte, what goes out to clients that use the same form of the name.
                 run.preset(_FORMS[route.full], packet.body)
-            room = gateway.publish_unacknowledged(route, run)
+            room = gateway.publish_unacknowledged(route, run, bill)
             if room is not None:
                 # Read no further until then.
                 self._promise(room.addErrback(lambda _: None), b"", gateway.limits.unacknowledged_messages + 1)
-        elif qos == 1:
+        else:
             run = Run(
                 route.topic, count=packet.count, split=packet.payloads, qos=1, ttl=route.age, retain=packet.retain
             )
-            self._promise(gateway.publish_run(run), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
-        else:
-            stored = self._store_once(route, packet)
-            self._promise(stored, packets.acks(Type.PUBREC, packet.packet_ids), packet.count)
-        if (qos or route.history) and gateway.congested:
-            self._update_reading()
+            self._promise(gateway.publish_run(run, bill), packets.acks(Type.PUBACK, packet.packet_ids), packet.count)
 
-    def _store_once(self, route: Route, packet: Publish) -> Deferred[None]:
+    def _publish_once(self, route: Route, packet: Publish) -> None:
         """QoS 2: store what is new before the client is told to release it (section 4.3.3, method A).
 
         A repeated packet is answered behind the promises before it: its first copy may still be on its way.
@@ -479,10 +489,35 @@ class MqttProtocol(Protocol):
         begun = session.begin(packet.packet_ids, 0.0 if durable is None else durable.now())
         told = list(zip(packet.packet_ids, packet.payloads(), begun, strict=True))
         fresh = [(packet_id, payload, one.generation) for packet_id, payload, one in told if one.fresh]
+        bill = None
+        answered = packet.packet_ids
+        if fresh:
+            payloads = [payload for _, payload, _ in fresh]
+            bill = self._gateway.bill(route, len(fresh), packet.largest, lambda: payloads, patient=True)
+            if bill.refusal is not None:
+                refused = {packet_id for packet_id, _, _ in fresh[bill.count :]}
+                session.refused(list(refused), True)
+                if not self._cannot(bill.refusal, len(refused)):
+                    bill.drop()
+                    return
+                answered = [packet_id for packet_id in answered if packet_id not in refused]
+                fresh = fresh[: bill.count]
+        stored = self._store_once(route, packet, told, fresh, bill)
+        self._promise(stored, packets.acks(Type.PUBREC, answered), len(answered))
+
+    def _store_once(
+        self,
+        route: Route,
+        packet: Publish,
+        told: Sequence[tuple[int, bytes, Begun]],
+        fresh: Sequence[tuple[int, bytes, int]],
+        bill: Bill | None,
+    ) -> Deferred[None]:
+        durable = self._durable
         ids = [packet_id for packet_id, _, _ in fresh]
         run = Run(route.topic, [payload for _, payload, _ in fresh], qos=2, ttl=route.age, retain=packet.retain)
         if durable is None:
-            stored = self._gateway.publish_run(run) if fresh else succeed(None)
+            stored = self._gateway.publish_run(run, bill) if fresh else succeed(None)
             return stored.addErrback(self._not_stored, ids)
         waits: list[Deferred[Any]] = []
         if fresh:
@@ -490,7 +525,7 @@ class MqttProtocol(Protocol):
             run.message_ids = [durable.message_id(generation) for _, _, generation in fresh]
             kept: Deferred[None] = Deferred()
             durable.persist(lambda: kept.callback(None))
-            waits.append(kept.addCallback(self._store_kept, run).addCallbacks(*self._outcome(ids)))
+            waits.append(kept.addCallback(self._store_kept, run, bill).addCallbacks(*self._outcome(ids)))
         for packet_id, payload, one in told:
             if one.doubtful:
                 again = self._gateway.publish_again(
@@ -504,10 +539,12 @@ class MqttProtocol(Protocol):
                 waits.append(again.addCallbacks(*self._outcome([packet_id])))
         return gatherResults(waits, consumeErrors=True).addCallbacks(lambda _: None, _first_reason)
 
-    def _store_kept(self, _: None, run: Run) -> Deferred[None]:
+    def _store_kept(self, _: None, run: Run, bill: Bill | None) -> Deferred[None]:
         if self._closed:
+            if bill is not None:
+                bill.drop()
             raise BusUnavailable  # the client repeats it on its next connection
-        return self._gateway.publish_run(run)
+        return self._gateway.publish_run(run, bill)
 
     def _outcome(self, packet_ids: list[int]) -> tuple[Callable[[Any], None], Callable[[Failure], Failure]]:
         """What to do when QoS 2 publishes of a durable session are stored, and when they are not."""

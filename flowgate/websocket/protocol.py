@@ -492,9 +492,17 @@ class WebSocketConnection(WebSocketServerProtocol):
         if route is not None:
             payloads, self._payloads = self._payloads, []
             self._route = None
+            bill = self._gateway.bill(route, len(payloads), max(map(len, payloads)), lambda: payloads)
+            if bill.refusal is not None:
+                refusal = frames.error(bill.refusal)
+                for _ in range(len(payloads) - bill.count):
+                    self.send(refusal)
+                del payloads[bill.count :]
+                if not payloads:
+                    return
             self._gateway.meter.add("messages_in", "websocket", len(payloads))
             self._account.received += len(payloads)
-            room = self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age))
+            room = self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age), bill)
             if room is not None:
                 owed = self._gateway.limits.unacknowledged_messages + 1  # read no further until then
                 self._owed += owed
@@ -713,7 +721,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     def deliver(self, run: Run, full: bool, qos: int) -> None:
         if self._state is _State.OPEN:
             if self._outbox.write(run.wire(self._forms[full], self._encoders[full])):
-                self._gateway.meter.add("messages_out", "websocket", run.count)
+                self.factory.sent.value += run.count
                 self._account.sent += run.count
                 if run.retain and self._retained:
                     for retained in [one for one in self._retained.values() if one.live_too]:
@@ -727,7 +735,7 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def send_messages(self, wire: bytes, count: int) -> None:
         """Send messages of history."""
-        self._gateway.meter.add("messages_out", "websocket", count)
+        self.factory.sent.value += count
         self._account.sent += count
         self.send(wire)
 
@@ -766,6 +774,7 @@ class WebSocketFactory(WebSocketServerFactory):
 
     :ivar largest: the most bytes of a frame.
     :ivar origins: whose scripts may connect.
+    :ivar sent: counts the messages that clients were sent.
     :ivar draw: gives a number from 0 to 1.
     """
 
@@ -803,6 +812,7 @@ class WebSocketFactory(WebSocketServerFactory):
         self.draw = draw
         self._tokens = tokens
         self.flusher = Flusher(gateway.turn, clock)
+        self.sent = gateway.meter.counter("messages_out", "websocket")
         # JSON may need two bytes for one; then there are the names around it.
         self.largest = gateway.limits.message_bytes * 2 + 4096
         self._kind = opening.configured(WebSocketConnection, self, self.largest, deflate)
