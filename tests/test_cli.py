@@ -15,15 +15,16 @@ from unittest import mock
 
 from treq.testing import StubTreq
 from twisted.internet import reactor, task
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
-from flowgate import cli
+from flowgate import cli, errors
+from flowgate.cli import terminal
+from flowgate.client import Gap, Message, Published, Unreachable
 
 URL = "http://127.0.0.1:8080"
 KEY = "FGAKAAAAAAAAAAAAAAAA." + "s" * 40
@@ -40,7 +41,6 @@ class FakeGateway(Resource):
         super().__init__()
         self.asked: list[tuple[str, str, str, Any]] = []
         self.answers: dict[str, tuple[int, bytes]] = {}
-        self.open: list[Request] = []
 
     def say(self, call: str, status: int = 200, body: Any = None) -> None:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -58,17 +58,65 @@ class FakeGateway(Resource):
                 json.loads(body) if body else None,
             )
         )
-        if path.startswith("/api/v1/subscribe") and self.asked[-1][0] not in self.answers:
-            self.open.append(request)
-            request.write(b":\n")
-            return NOT_DONE_YET
         status, data = self.answers.get(self.asked[-1][0], (404, b'{"detail": "No such thing here"}'))
         request.setResponseCode(status)
         return data
 
 
+class FakeClient:
+    """Stands for :class:`flowgate.client.tx.Client`, and for its one subscription."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.refused: Exception | None = None
+        self.answer: Deferred[Published] | None = None
+        self.published: list[tuple[str, object]] = []
+        self.filter = ""
+        self._on_gap: Callable[[Gap], None] | None = None
+        self._waiting: Deferred[Any] = Deferred()
+
+    async def __aenter__(self) -> FakeClient:
+        self.connected = True
+        if self.refused is not None:
+            raise self.refused
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.connected = False
+
+    def publish(self, topic: str, value: object) -> Deferred[Published]:
+        self.published.append((topic, value))
+        return self.answer or succeed(Published(CURSOR, topic))
+
+    def subscribe(self, filter_: str, *, on_gap: Callable[[Gap], None]) -> FakeClient:
+        self.filter = filter_
+        self._on_gap = on_gap
+        return self
+
+    def __aiter__(self) -> FakeClient:
+        return self
+
+    async def __anext__(self) -> Message:
+        message: Message = await self._waiting
+        return message
+
+    def say(self, said: Message | Exception) -> None:
+        waiting, self._waiting = self._waiting, Deferred()
+        if isinstance(said, Exception):
+            waiting.errback(said)
+        else:
+            waiting.callback(said)
+
+    def gap(self, gap: Gap) -> None:
+        assert self._on_gap is not None
+        self._on_gap(gap)
+
+
 class _Tests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.client = FakeClient()
+        self.clients: list[tuple[str, str]] = []
+        self.clock = task.Clock()
         self.gateway = FakeGateway()
         self.gateway.say("POST /token/", 200, {"token": JWT})
         self.data = Path(self.mktemp())
@@ -89,9 +137,14 @@ class _Tests(SynchronousTestCase):
         with mock.patch.dict(os.environ, self.environment, clear=True):
             options = cli.parse(line)
             place = cli.Place.find(options)
-            done = Deferred.fromCoroutine(cli.execute(options, place, self.treq))
+            api = cli.Api(place, self.treq, self.clock, self.connect)
+            done = Deferred.fromCoroutine(cli.execute(options, api))
         self.patch(sys, "stdout", sys.__stdout__)
         return done, out
+
+    def connect(self, url: str, key: str) -> Any:
+        self.clients.append((url, key))
+        return self.client
 
     def run_command(self, *arguments: str, data: bool = True) -> str:
         done, out = self.begin(*arguments, data=data)
@@ -159,8 +212,32 @@ class KeyTests(_Tests):
             {"id": "FGAK2", "user": "bob", "app": "cafe", "name": "", "disabled": True},
         ]
         self.gateway.say("GET /api/v1/admin/keys", 200, {"keys": keys})
-        self.assertEqual(self.run_command("key", "list"), "FGAK1  alice/shop  active  till\nFGAK2  bob/cafe  revoked\n")
+        self.assertEqual(
+            self.run_command("key", "list"),
+            "FGAK1  alice/shop  active  used never  till\nFGAK2  bob/cafe  revoked  used never\n",
+        )
         self.assertEqual(json.loads(self.run_command("key", "list", "--json")), keys)
+
+    def test_list_of_some(self) -> None:
+        """Only a user's or an application's keys are asked for, all pages of them."""
+        one = {"id": "FGAK1", "user": "alice", "app": "shop", "name": "a\nb", "disabled": False}
+        used = {**one, "name": "till", "last_used_at": 1795690800, "successor": "FGAK9"}
+        self.gateway.say("GET /api/v1/admin/keys?user=alice&app=shop", 200, {"keys": [one], "next": "1-FGAK1"})
+        self.gateway.say(
+            "GET /api/v1/admin/keys?user=alice&app=shop&cursor=1-FGAK1", 200, {"keys": [used], "next": None}
+        )
+        self.assertEqual(
+            self.run_command("key", "list", "--user", "alice", "--app", "shop"),
+            'FGAK1  alice/shop  active  used never  "a\\nb"\n'
+            "FGAK1  alice/shop  rotated  used 2026-11-26T11:00Z  till\n",
+        )
+
+    def test_rotate(self) -> None:
+        """The new key alone is printed; without a word of the overlap the gateway's own holds."""
+        self.gateway.say("POST /api/v1/admin/keys/FGAK1/rotate", 201, {"key": KEY, "id": "FGAK"})
+        self.assertEqual(self.run_command("key", "rotate", "FGAK1"), KEY + "\n")
+        self.run_command("key", "rotate", "FGAK1", "--overlap", "0")
+        self.assertEqual([asked[3] for asked in self.gateway.asked], [{}, {"overlap_seconds": 0}])
 
     def test_revoke(self) -> None:
         """The key of this id is revoked; the id cannot lead elsewhere."""
@@ -199,6 +276,221 @@ class UserTests(_Tests):
         self.assertEqual([asked[3] for asked in self.gateway.asked], [{"suspended": True}, {"suspended": False}])
 
 
+    def test_resume(self) -> None:
+        """A suspension has a command for its end, too."""
+        self.gateway.say("POST /api/v1/admin/users/alice/suspend", 200, {})
+        self.run_command("user", "resume", "alice")
+        self.assertEqual(self.gateway.asked[0][3], {"suspended": False})
+
+    def test_plan(self) -> None:
+        """A user has a plan from the beginning, gets another, or the default one."""
+        self.gateway.say("POST /api/v1/admin/users", 201, {})
+        self.gateway.say("PUT /api/v1/admin/users/alice/plan", 200, {})
+        self.run_command("user", "create", "alice", "--plan", "free")
+        self.run_command("user", "plan", "alice", "gold")
+        self.run_command("user", "plan", "alice")
+        self.assertEqual(
+            [asked[3] for asked in self.gateway.asked],
+            [{"user": "alice", "plan": "free"}, {"plan": "gold"}, {"plan": None}],
+        )
+
+    def test_show(self) -> None:
+        """A line for everything that is known of a user."""
+        user = {
+            "user": "alice",
+            "created_at": 1795690800,
+            "suspended": True,
+            "plan": "",
+            "apps": ["cafe", "shop"],
+            "keys": 2,
+        }
+        self.gateway.say("GET /api/v1/admin/users/alice", 200, user)
+        self.assertEqual(
+            self.run_command("user", "show", "alice"),
+            "user: alice\nmade: 2026-11-26T11:00Z\nstate: suspended\nplan: (default)\n"
+            "applications: cafe, shop\ngood keys: 2\n",
+        )
+        self.assertEqual(json.loads(self.run_command("user", "show", "alice", "--json")), user)
+
+    def test_delete(self) -> None:
+        """A user is removed."""
+        self.gateway.say("DELETE /api/v1/admin/users/alice", 204)
+        self.assertEqual(self.run_command("user", "delete", "alice"), "")
+
+
+class ShareTests(_Tests):
+    """``flowgate share``."""
+
+    def test_create(self) -> None:
+        """The id is printed; what is shared can be repeated."""
+        self.gateway.say("POST /api/v1/admin/shares", 201, {"id": "FGSH1"})
+        self.assertEqual(self.run_command("share", "create", "alice", "shop", "bob", "--publish", "a"), "FGSH1\n")
+        self.run_command(
+            *("share", "create", "alice", "shop", "bob", "--to-app", "cafe"),
+            *("--subscribe", "a/#", "--subscribe", "b", "--name", "for bob"),
+        )
+        whose = {"owner": "alice", "app": "shop", "grantee": "bob"}
+        self.assertEqual(
+            [asked[3] for asked in self.gateway.asked],
+            [
+                {**whose, "publish": ["a"]},
+                {**whose, "grantee_app": "cafe", "subscribe": ["a/#", "b"], "name": "for bob"},
+            ],
+        )
+
+    def test_list(self) -> None:
+        """One line for each share."""
+        share = {"id": "FGSH1", "owner": "alice", "app": "shop", "grantee": "bob", "grantee_app": None}
+        shares = [
+            {**share, "publish": ["alice_shop_a"], "subscribe": ["alice_shop_b", "alice_shop_c/#"]},
+            {**share, "grantee_app": "cafe", "publish": [], "subscribe": ["alice_shop_\x1b[31m"]},
+        ]
+        self.gateway.say("GET /api/v1/admin/shares?owner=alice&grantee=bob", 200, {"shares": shares, "next": None})
+        self.assertEqual(
+            self.run_command("share", "list", "--owner", "alice", "--grantee", "bob"),
+            "FGSH1  alice/shop to bob  publish alice_shop_a, subscribe alice_shop_b, subscribe alice_shop_c/#\n"
+            'FGSH1  alice/shop to bob/cafe  "subscribe alice_shop_\\u001b[31m"\n',
+        )
+
+    def test_revoke(self) -> None:
+        """A share is ended; its id cannot lead elsewhere."""
+        self.gateway.say("DELETE /api/v1/admin/shares/FGSH1", 204)
+        self.assertEqual(self.run_command("share", "revoke", "FGSH1"), "")
+        self.sentence("share", "revoke", "../users/alice")
+        self.assertEqual(self.gateway.asked[-1][0], "DELETE /api/v1/admin/shares/..%2Fusers%2Falice")
+
+
+class AuditTests(_Tests):
+    """``flowgate audit``."""
+
+    ENTRY = {
+        "sequence": 7,
+        "at": "2026-11-26T11:00:00.000Z",
+        "actor": "admin",
+        "actor_name": None,
+        "address": "192.0.2.1",
+        "request_id": "r",
+        "action": "key.revoke",
+        "subject": "FGAK1",
+        "user": "alice",
+        "refused": None,
+        "detail": {"app": "shop"},
+        "left_out": [],
+    }
+
+    def test_lines(self) -> None:
+        """One line for each entry, as many as are wanted, page after page."""
+        other = {
+            **self.ENTRY,
+            "actor": "user",
+            "actor_name": "bob",
+            "address": None,
+            "refused": "conflict",
+            "detail": {},
+        }
+        self.gateway.say("GET /api/v1/admin/audit?user=alice&limit=3", 200, {"entries": [self.ENTRY], "next": 7})
+        self.gateway.say("GET /api/v1/admin/audit?user=alice&before=7&limit=2", 200, {"entries": [other], "next": None})
+        self.assertEqual(
+            self.run_command("audit", "--user", "alice", "--max", "3"),
+            '2026-11-26T11:00:00.000Z  admin from 192.0.2.1  key.revoke FGAK1  {"app": "shop"}\n'
+            "2026-11-26T11:00:00.000Z  user bob  key.revoke FGAK1  refused: conflict\n",
+        )
+
+    def test_json(self) -> None:
+        """As JSON, a line for each entry, with everything."""
+        self.gateway.say("GET /api/v1/admin/audit?limit=1", 200, {"entries": [self.ENTRY], "next": 7})
+        self.assertEqual(json.loads(self.run_command("audit", "--max", "1", "--json")), self.ENTRY)
+
+
+class SigningKeyTests(_Tests):
+    """``flowgate signing-key``."""
+
+    KEYS = [
+        {"id": "c", "generation": 3, "use": "announced", "signs_from": 1795691400, "retired_at": None},
+        {"id": "b", "generation": 2, "use": "signing", "signs_from": 5, "retired_at": 1795778100},
+        {"id": "a", "generation": 1, "use": "verifying", "signs_from": 0, "retired_at": 1795778100},
+    ]
+    SHOWN = (
+        "c  3  announced  signs from 2026-11-26T11:10:00Z\n"
+        "b  2  signing\n"
+        "a  1  verifying  until 2026-11-27T11:15:00Z\n"
+    )
+
+    def test_list(self) -> None:
+        """One line for each key, the newest first, with what is to come of it."""
+        self.gateway.say("GET /api/v1/admin/signing-keys", 200, {"keys": self.KEYS})
+        self.assertEqual(self.run_command("signing-key", "list"), self.SHOWN)
+        self.assertEqual(json.loads(self.run_command("signing-key", "list", "--json")), self.KEYS)
+        self.assertEqual(self.gateway.asked[0][1], "the-admin-token")
+
+    def test_rotate(self) -> None:
+        """A rotation shows the keys that there are then; only who says so gives the others up."""
+        self.gateway.say("POST /api/v1/admin/signing-keys/rotate", 201, {"keys": self.KEYS})
+        self.assertEqual(self.run_command("signing-key", "rotate"), self.SHOWN)
+        self.run_command("signing-key", "rotate", "--immediately")
+        self.assertEqual([asked[3] for asked in self.gateway.asked], [{}, {"immediately": True}])
+
+
+class StatusTests(_Tests):
+    """``flowgate status``."""
+
+    NODE = {
+        "node": "n1",
+        "version": "1.2.3",
+        "uptime_seconds": 93784.4,
+        "age_seconds": 0.0,
+        "bus": {"available": True, "congested": False, "backlog_messages": 5, "reconnects": 1},
+        "connections": {"mqtt": 120, "sse": 3},
+        "subscriptions": 260,
+        "sessions": 100,
+        "messages": {
+            "received": {"count": {"mqtt": 8000, "http": 123}, "per_second": {"mqtt": 12.5, "http": 0.25}},
+            "sent": {"count": {}, "per_second": {}},
+        },
+        "queues": {"open": 2, "visible": 7, "in_flight": 1, "delayed": 0, "oldest_age_seconds": 61.2},
+        "errors": {"count": 0, "last": "", "last_at": None},
+    }
+
+    def test_shown(self) -> None:
+        """Each node with its age, the bus, connections, rates, queues and errors; for administrators."""
+        other = {
+            **self.NODE,
+            "node": "n2",
+            "age_seconds": 9.7,
+            "bus": {"available": False, "congested": True, "backlog_messages": 0, "reconnects": 0},
+            "errors": {"count": 2, "last": "a fault\n\x1b[31m", "last_at": 1795690800.5},
+        }
+        self.gateway.say("GET /api/v1/admin/status", 200, {"nodes": [self.NODE, other]})
+        lines = self.run_command("status").splitlines()
+        self.assertEqual(self.gateway.asked[0][:2], ("GET /api/v1/admin/status", "the-admin-token"))
+        self.assertEqual(
+            lines[:7],
+            [
+                "node n1: Flow-Gate 1.2.3, up 1d 2h",
+                "  NATS         within reach; 5 messages wait for it, 1 reconnects",
+                "  connections  mqtt 120, sse 3; 260 subscriptions, 100 MQTT sessions",
+                "  in           12.8/s (http 0.2, mqtt 12.5), 8123 in all",
+                "  out          0.0/s (none), 0 in all",
+                "  queues       2 open: 7 visible, 1 in flight, 0 delayed; the oldest 1m 1s",
+                "  errors       0",
+            ],
+        )
+        self.assertEqual(lines[7], "node n2: Flow-Gate 1.2.3, up 1d 2h, 10s ago")
+        self.assertIn("AWAY, publishers are held back", lines[8])
+        last = '  last error   2026-11-26T11:00:00Z "a fault\\n\\u001b[31m"'
+        self.assertEqual(lines[13:], ["  errors       2", last])
+
+    def test_json(self) -> None:
+        """As JSON it is what the gateway says."""
+        self.gateway.say("GET /api/v1/admin/status", 200, {"nodes": [self.NODE]})
+        self.assertEqual(json.loads(self.run_command("status", "--json")), [self.NODE])
+
+    def test_strange(self) -> None:
+        """What is no status is said to be none."""
+        self.gateway.say("GET /api/v1/admin/status", 200, {"nodes": [{"node": "n1"}]})
+        self.assertIn("not a Flow-Gate", self.sentence("status"))
+
+
 class MessageTests(_Tests):
     """``flowgate token``, ``publish`` and ``subscribe``."""
 
@@ -209,95 +501,98 @@ class MessageTests(_Tests):
         self.assertEqual([asked[3] for asked in self.gateway.asked], [{"api_key": KEY}, {"api_key": KEY, "ttl": 60}])
 
     def test_publish(self) -> None:
-        """A message is published with a token of the key, and its id is printed."""
-        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR, "topic": "t", "duplicate": False})
+        """A message is published by a client of the key, and its id is printed; as JSON, the whole answer."""
         self.assertEqual(self.run_command("publish", "t", "Hello World!"), CURSOR + "\n")
+        self.assertEqual(self.clients, [(URL, KEY)])
+        self.assertEqual(self.client.published, [("t", "Hello World!")])
         self.assertEqual(
-            self.gateway.asked[1:],
-            [("POST /api/v1/publish", JWT, "application/json", {"topic": "t", "message": "Hello World!"})],
+            json.loads(self.run_command("publish", "t", "x", "--json")),
+            {"id": CURSOR, "topic": "t", "duplicate": False},
         )
+        self.assertFalse(self.client.connected)
 
     def test_publish_input(self) -> None:
         """``-`` or nothing is the standard input, as it is."""
-        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
         self.stdin = "größer\n".encode()
         for line in (("publish", "t", "-"), ("publish", "t")):
             self.run_command(*line)
-            self.assertEqual(self.gateway.asked[-1][3], {"topic": "t", "message": "größer\n"})
+            self.assertEqual(self.client.published.pop(), ("t", "größer\n"))
 
     def test_publish_binary_input(self) -> None:
         """Input that is not UTF-8 is refused, not changed."""
         self.stdin = b"\xff"
-        done, _ = self.begin("publish", "t", "-")
-        self.flush()
-        self.assertIn("UTF-8", self.failureResultOf(done, cli.Failed).getErrorMessage())
+        self.assertIn("UTF-8", self.sentence("publish", "t", "-"))
+
+    def test_publish_unanswered(self) -> None:
+        """An answer that does not come, since the gateway went away, is not waited for forever."""
+        self.client.answer = Deferred()
+        done, _ = self.begin("publish", "t", "x")
+        self.assertNoResult(done)
+        self.clock.advance(30)
+        self.assertIn("no gateway answers", str(self.failureResultOf(done, cli.Failed).value))
+
+    def test_client_fails(self) -> None:
+        """Whatever a client raises is one sentence."""
+        for error, said in (
+            (errors.InsufficientScope("the token does\nnot permit it"), "the token does not permit it"),
+            (Unreachable("nobody there"), f"no gateway answers at {URL}: is `twistd flowgate` running?"),
+            (errors.ProtocolViolation("no"), f"what answers at {URL} is not a Flow-Gate, or one of another version"),
+        ):
+            self.client.refused = error
+            for line in (("publish", "t", "m"), ("subscribe", "t")):
+                self.assertEqual(self.sentence(*line), said)
 
     def test_subscribe(self) -> None:
-        """Messages are printed as they come, a line for each, however the bytes are cut."""
+        """Messages are printed as they come, a line for each; what is missing is told on the standard error."""
+        self.patch(sys, "stderr", io.StringIO())
         done, out = self.begin("subscribe", "a/#")
         self.patch(sys, "stdout", out)
-        self.flush()
-        request = self.gateway.open[0]
-        self.assertEqual(self.gateway.asked[-1][:2], ("GET /api/v1/subscribe?topic=a%2F%23", JWT))
-        for data in (
-            b'retry: 2000\nid: e-1\nevent: message\ndata: {"topic":"a","data":"one"}\n\n',
-            b'id: e-2\nevent: message\ndata: {"topic":"a/b","da',
-            b'ta":{"n": [1, "\xc3\xb6"]}}\n',
-            b'\n:\nevent: gap\ndata: {"oldest":"e-1"}\n\n',
-            b'event: message\ndata: {"topic":"a","data":"two\\nlines \\u001b[2J"}\n\n',
-        ):
-            request.write(data)
-            self.flush()
+        self.assertEqual(self.client.filter, "a/#")
+        self.client.say(Message("a", "one", "e-1", "2026-11-24T02:56:38.371Z"))
+        self.client.say(Message("a/b", {"n": [1, "ö"]}))
+        self.client.gap(Gap("a/#", "e-7"))
+        self.client.say(Message("a", "two\nlines \x1b[2J"))
+        self.client.say(Message("a", b"\xff"))
         self.assertEqual(
-            out.getvalue().split("\n"), ["a\tone", 'a/b\t{"n": [1, "ö"]}', 'a\t"two\\nlines \\u001b[2J"', ""]
+            out.getvalue().split("\n"), ["a\tone", 'a/b\t{"n": [1, "ö"]}', 'a\t"two\\nlines \\u001b[2J"', "a\t/w==", ""]
         )
+        assert isinstance(sys.stderr, io.StringIO)
+        self.assertEqual(sys.stderr.getvalue(), "flowgate: messages on 'a/#' before e-7 may be missing\n")
         self.assertNoResult(done)
-        request.finish()
-        self.flush()
-        self.failureResultOf(done, cli.Failed)
 
     def test_subscribe_as_json(self) -> None:
-        """With ``--json`` a line is the whole event."""
+        """With ``--json`` a line is the whole message."""
         _, out = self.begin("subscribe", "a", "--json")
         self.patch(sys, "stdout", out)
-        self.flush()
-        self.gateway.open[0].write(b'event: message\ndata: {"topic":"a","data":"x","encoding":"base64"}\n\n')
-        self.flush()
-        self.assertEqual(json.loads(out.getvalue()), {"topic": "a", "data": "x", "encoding": "base64"})
+        self.client.say(Message("a", b"\xff", "e-1", "2026-11-24T02:56:38.371Z"))
+        self.client.say(Message("a", "now"))
+        first, second = out.getvalue().splitlines()
+        self.assertEqual(
+            json.loads(first),
+            {"topic": "a", "data": "/w==", "encoding": "base64", "id": "e-1", "ts": "2026-11-24T02:56:38.371Z"},
+        )
+        self.assertEqual(json.loads(second), {"topic": "a", "data": "now"})
 
-    def test_subscribe_to_nonsense(self) -> None:
-        """A stream that cannot be read ends with a sentence."""
-        for data in (b"event: message\ndata: {\n\n", b'event: message\ndata: {"topic": 5}\n', b"event: \xff\n"):
-            done, out = self.begin("subscribe", "a")
-            self.patch(sys, "stdout", out)
-            self.flush()
-            self.gateway.open[-1].write(data)
-            self.flush()
-            self.failureResultOf(done, cli.Failed)
+    def test_subscribe_to_the_end(self) -> None:
+        """A subscription ends with the sentence of its error."""
+        done, _ = self.begin("subscribe", "a")
+        self.client.say(errors.KeyDisabled("the API key is disabled"))
+        self.assertEqual(str(self.failureResultOf(done, cli.Failed).value), "the API key is disabled")
+        self.assertFalse(self.client.connected)
 
-    def test_subscribe_to_an_endless_line(self) -> None:
-        """A line without an end is not kept forever."""
-        ended: Deferred[None] = Deferred()
-        events = cli._Events(ended, lambda _: None)
-        for _ in range(5):
-            events.dataReceived(b"x" * 1024 * 1024)
-        self.failureResultOf(ended, cli.Failed)
-        events.dataReceived(b"x" * 1024 * 1024)
-        self.assertLess(len(events._rest), 6 * 1024 * 1024)
-        events.connectionLost(Failure(ResponseDone()))
-
-    def test_stream_breaks_off(self) -> None:
-        """However a stream ends, it is said in one sentence: its reader wanted more."""
-        for reason, said in ((ResponseFailed([]), "was lost"), (ResponseDone(), "the gateway ended the stream")):
-            ended: Deferred[None] = Deferred()
-            cli._Events(ended, lambda _: None).connectionLost(Failure(reason))
-            self.assertIn(said, str(self.failureResultOf(ended, cli.Failed).value))
+    def test_nobody_reads(self) -> None:
+        """A closed pipe ends the subscription."""
+        done, _ = self.begin("subscribe", "a")
+        self.patch(sys, "stdout", mock.Mock(write=mock.Mock(side_effect=BrokenPipeError)))
+        self.client.say(Message("a", "x"))
+        self.assertIn("nobody reads", str(self.failureResultOf(done, cli.Failed).value))
+        sys.stdout.close()
 
     def test_output_closed(self) -> None:
         """A closed pipe ends the command with a sentence, not with a traceback at the end of the process."""
         broken = mock.Mock(write=mock.Mock(side_effect=BrokenPipeError))
         self.patch(sys, "stdout", broken)
-        self.assertRaises(cli.Failed, cli._say, "x")
+        self.assertRaises(cli.Failed, terminal.say, "x")
         self.assertIsNot(sys.stdout, broken)
         sys.stdout.close()
 
@@ -484,22 +779,20 @@ class LineTests(_Tests):
 
     def test_options_anywhere(self) -> None:
         """The options that every command takes may stand at any place of the line."""
-        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
         self.environment = {}
         words = ["publish", "t", "hello"]
         for place in range(len(words) + 1):
             for option in (["--key", KEY], [f"--key={KEY}"]):
                 line = [*words[:place], *option, "--url", URL, *words[place:]]
                 self.assertEqual(self.run_command(*line, data=False), CURSOR + "\n", line)
-                self.assertEqual(self.gateway.asked[-1][3], {"topic": "t", "message": "hello"})
+                self.assertEqual(self.client.published[-1], ("t", "hello"))
 
     def test_message_that_looks_like_an_option(self) -> None:
         """Behind ``--`` nothing is an option."""
-        self.gateway.say("POST /api/v1/publish", 200, {"id": CURSOR})
         for message in ("--json", "--key", "-x", "-"):
             self.stdin = b"-"
             self.run_command("publish", "t", "--", message)
-            self.assertEqual(self.gateway.asked[-1][3]["message"], message)
+            self.assertEqual(self.client.published[-1], ("t", message))
 
     def test_help(self) -> None:
         """Every command has a help that names the options for all of them."""
@@ -565,6 +858,15 @@ class PlaceTests(_Tests):
         self.assertEqual(place, cli.Place(URL, "x"))
         place = self.find("--url", URL, FLOWGATE_URL="http://other", FLOWGATE_ADMIN_TOKEN="y")
         self.assertEqual(place, cli.Place(URL, "y"))
+
+    def test_token_in_a_file(self) -> None:
+        """The token may stand in a file that the environment names, as the gateway's own may."""
+        file = self.data / "mounted"
+        file.write_text("mounted-token\n")
+        place = self.find("--url", URL, FLOWGATE_ADMIN_TOKEN_FILE=str(file))
+        self.assertEqual(place, cli.Place(URL, "mounted-token"))
+        self.assertEqual(self.find("--data", str(self.data), FLOWGATE_ADMIN_TOKEN_FILE=str(file)), place)
+        self.assertEqual(self.find("--url", URL, FLOWGATE_ADMIN_TOKEN_FILE=str(self.data / "none")).admin_token, "")
 
     def test_token_of_another_gateway(self) -> None:
         """The token of the default directory is not sent to a gateway that is named by its URL alone."""

@@ -1,0 +1,1 @@
+"""How fast accounts, keys and strangers may go."""
