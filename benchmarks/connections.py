@@ -26,6 +26,7 @@ class Server:
     :ivar token: the JWT, if the server wants one.
     :ivar api_key: id and secret with a dot between, for those who sign their requests.
     :ivar pid: its process, for the jobs that look at its memory.
+    :ivar nchan: its HTTP is nchan's: a message is the body as it is, and a channel is named in the query.
     """
 
     mqtt: int
@@ -33,6 +34,7 @@ class Server:
     http: int = 0
     token: str | None = None
     api_key: str = ""
+    nchan: bool = False
 
 
 def connect(port: int) -> socket.socket:
@@ -126,10 +128,12 @@ def open_sse(server: Server, topic: str) -> socket.socket:
 
 def open_websocket(server: Server, topic: str) -> socket.socket:
     sock = connect(server.http)
-    sock.sendall(wire.websocket_request(server.token or ""))
+    sock.sendall(wire.websocket_request(server.token or "", topic if server.nchan else ""))
     head = read_until(sock, b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 101 "):
         raise Failed(f"the handshake was answered with {head[:200]!r}")
+    if server.nchan:
+        return sock  # it has subscribed with the handshake
     sock.sendall(wire.websocket_text({"action": "subscribe", "topic": topic, "id": 1}))
     answer = read_until(sock, b"}")
     if b'"ack"' not in answer:

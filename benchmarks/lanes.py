@@ -45,13 +45,14 @@ class Receiver:
 
 
 class MarkReceiver(Receiver):
-    """A connection whose messages each hold one mark."""
+    """A connection whose messages each hold one mark, of one byte."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, mark: bytes = wire.MARK) -> None:
         super().__init__(sock, 1)
+        self._mark = mark
 
     def read(self) -> None:
-        self.units += _BUFFER.count(wire.MARK, 0, self._recv())
+        self.units += _BUFFER.count(self._mark, 0, self._recv())
 
 
 class Sender:
@@ -99,6 +100,7 @@ class Lane:
     :ivar burst: messages for which there must be room before more are sent.
     :ivar readers: the receivers, and those of ``acknowledgements``: the window waits for them too, but what they
         receive is not measured.
+    :ivar answers: what the senders are answered: the window does not wait for that, but all of it is due.
     """
 
     def __init__(
@@ -108,10 +110,12 @@ class Lane:
         window: int,
         burst: int,
         acknowledgements: Sequence[Receiver] = (),
+        answers: Sequence[Receiver] = (),
     ) -> None:
         self.senders = senders
         self.receivers = receivers
         self.readers = [*receivers, *acknowledgements]
+        self.answers = answers
         self.sent = 0
         self._window = window
         self.burst = burst
@@ -132,11 +136,16 @@ class Lane:
     @property
     def outstanding(self) -> int:
         """What is still due to all readers together; less than 0 if more arrived than was sent."""
-        return self.sent * len(self.readers) - sum(one.messages for one in self.readers)
+        return self.due - sum(one.messages for one in (*self.readers, *self.answers))
+
+    @property
+    def due(self) -> int:
+        """What all readers together are to get for what was sent."""
+        return self.sent * (len(self.readers) + bool(self.answers))
 
     def reset(self) -> None:
         self.sent = 0
-        for one in self.readers:
+        for one in (*self.readers, *self.answers):
             one.units = 0
 
 
@@ -154,7 +163,7 @@ class Pump:
         self._readers: dict[int, tuple[Receiver, Lane]] = {}
         self._writers: dict[int, Sender] = {}
         for lane in lanes:
-            for receiver in lane.readers:
+            for receiver in (*lane.readers, *lane.answers):
                 self._readers[receiver.sock.fileno()] = (receiver, lane)
                 self._epoll.register(receiver.sock.fileno(), select.EPOLLIN)
             for sender in lane.senders:
@@ -236,5 +245,5 @@ class Pump:
             if self._turn(0.1, False):
                 progress = time.perf_counter()
         if outstanding := self._outstanding:
-            due = sum(lane.sent * len(lane.readers) for lane in self._lanes)
+            due = sum(lane.due for lane in self._lanes)
             raise Failed(f"{due:,} messages were due and {due - outstanding:,} arrived")

@@ -21,7 +21,7 @@ from contextlib import suppress
 from itertools import cycle
 from typing import Any
 
-from benchmarks import queues, wire
+from benchmarks import fanout, queues, wire
 from benchmarks.connections import (
     PATIENCE,
     Failed,
@@ -339,10 +339,10 @@ def http_publish(server: Server, seconds: float, *, topic: str, connections: int
 
     :returns: messages in a second.
     """
-    message = {"topic": topic, "message": wire.PAYLOAD.decode()}
     if batch == 1:
-        request = wire.http_request("POST", "/api/v1/publish", server.token or "", message)
+        request = wire.publish_request(topic, server.token or "", nchan=server.nchan)
     else:
+        message = {"topic": topic, "message": wire.PAYLOAD.decode()}
         body = {"messages": [message] * batch}
         request = wire.http_request("POST", "/api/v1/publish/batch", server.token or "", body)
     span = Span(seconds)
@@ -388,6 +388,8 @@ JOBS: dict[str, Callable[..., float]] = {
         round_trip,
         acknowledged_singly,
         http_publish,
+        fanout.http_fan,
+        fanout.slow_reader,
         queues.queue_send,
         queues.queue_take,
         queues.queue_cycle,

@@ -17,7 +17,7 @@ class Row:
     :ivar job: a job of :mod:`benchmarks.load`, or ``ready`` for what starting the server has shown already.
     :ivar unit: shown behind the title; the job's number is divided by ``scale`` to be in this unit.
     :ivar less_is_better: for times and sizes.
-    :ivar protocol: what a peer has to speak, ``mqtt`` or ``sqs``.
+    :ivar protocol: what a peer has to speak: ``mqtt``, ``http`` (publishing, event streams, WebSocket) or ``sqs``.
     :ivar own: the peers cannot do this.
     :ivar kept: it is about what a server keeps for clients that come later: sessions and retained messages.
     :ivar against: the row whose numbers of the peers this row of our own is compared with.
@@ -40,6 +40,23 @@ def _fan(name: str, title: str, against: str | None = None, **parameters: object
     unit = "deliveries/s" if parameters.get("subscribers") else "messages/s"
     own = against is not None or "receive" in parameters
     return Row(name, title, unit, "fan", {"topic": "live", **parameters}, own=own, against=against)
+
+
+def _http_fan(receive: str, title: str, subscribers: int) -> Row:
+    name, title = f"http-{receive}-1-{subscribers}", f"HTTP publish → {title}, 1 → {subscribers}"
+    parameters = {"topic": f"kept/{subscribers}", "receive": receive, "subscribers": subscribers}
+    return Row(name, title, "deliveries/s", "http_fan", parameters, protocol="http")
+
+
+def _slow(receive: str, title: str) -> tuple[Row, Row]:
+    """What one reader that reads nothing costs, beside ten that do."""
+    parameters = {"topic": f"kept/slow-{receive}", "receive": receive}
+    return (
+        Row(f"slow-{receive}-memory", f"{title}, a reader that reads nothing: memory", "KiB", "slow_reader",
+            {**parameters, "memory": True}, less_is_better=True, own=True, scale=1024),
+        Row(f"slow-{receive}-others", f"{title}, a reader that reads nothing: the others", "times as fast",
+            "slow_reader", {**parameters, "memory": False}, own=True),
+    )  # fmt: skip
 
 
 def _queue(verb: str, title: str, shape: str) -> tuple[Row, Row]:
@@ -107,10 +124,17 @@ ROWS = (
     _fan("websocket-1-50", "WebSocket, 1 → 50", subscribers=50, receive="websocket"),
     _fan("websocket-1-50-history", "WebSocket, 1 → 50, with history", topic="kept", subscribers=50,
          receive="websocket"),
+    *(_http_fan(receive, title, subscribers)
+      for receive, title in (("sse", "Server-Sent Events"), ("websocket", "WebSocket"))
+      for subscribers in (50, 1000)),
+    *_slow("sse", "Server-Sent Events"),
+    *_slow("websocket", "WebSocket"),
     Row("http-publish", "HTTP publish, 32 connections", "messages/s", "http_publish",
-        {"topic": "kept/http", "connections": 32, "batch": 1}, own=True),
+        {"topic": "kept/http", "connections": 32, "batch": 1}, protocol="http"),
     Row("http-publish-batch", "HTTP publish, 32 connections, batches of 100", "messages/s", "http_publish",
         {"topic": "kept/http", "connections": 32, "batch": 100}, own=True),
+    Row("http-publish-batch-1000", "HTTP publish, 32 connections, batches of 1000", "messages/s", "http_publish",
+        {"topic": "kept/http", "connections": 32, "batch": 1000}, own=True),
     *_QUEUES,
     Row("queue-deep", "Queue, REST: send, receive, delete, 16 clients, 200,000 deep", "messages/s", "queue_deep",
         {**_DEEP, "compared": False}, own=True),

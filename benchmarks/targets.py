@@ -54,6 +54,7 @@ class Target:
     :ivar run: starts it, and ends it with the context.
     :ivar protocol: what it speaks, as :attr:`~benchmarks.rows.Row.protocol` has it.
     :ivar kept_only: it differs from another target only in the rows that are :attr:`~benchmarks.rows.Row.kept`.
+    :ivar complete: whether all that the program needs beside itself is there.
     """
 
     name: str
@@ -62,10 +63,11 @@ class Target:
     run: Callable[[], AbstractContextManager[Running]]
     protocol: str = "mqtt"
     kept_only: bool = False
+    complete: Callable[[], bool] = lambda: True
 
     @property
     def installed(self) -> bool:
-        return _find(self.program) is not None
+        return _find(self.program) is not None and self.complete()
 
     def does(self, row: Row) -> bool:
         """Whether the row is measured on it."""
@@ -251,6 +253,61 @@ def moto_server() -> Iterator[Running]:
             yield Running(Server(mqtt=0, pid=pid, http=port, api_key="BENCHMARK.secret"), seconds)
 
 
+_NCHAN_PLACES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
+
+
+def _nchan_module() -> Path | None:
+    """nginx's module, where the distributions have it."""
+    paths = (Path(place) / "ngx_nchan_module.so" for place in _NCHAN_PLACES)
+    return next((path for path in paths if path.exists()), None)
+
+
+@contextmanager
+def nchan() -> Iterator[Running]:
+    """nginx with nchan, which keeps its messages in memory.
+
+    One worker, because the servers have one CPU where there are two: there a second one would only have it pass each
+    message on to the other.  Its buffer holds more messages of a channel than are ever under way, so that no reader
+    misses one; with 10, as by default, they would.  Nothing is logged, and no connection is closed after so many
+    requests.
+    """
+    with _directory() as directory:
+        (port,) = _free_ports(1)
+        config = directory / "nginx.conf"
+        config.write_text(
+            f"load_module {_nchan_module()};\n"
+            f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr error;\n"
+            "worker_rlimit_nofile 8192;\nevents { worker_connections 4096; }\n"
+            "http {\n access_log off;\n keepalive_requests 1000000000;\n tcp_nodelay on;\n"
+            " nchan_shared_memory_size 256m;\n nchan_message_buffer_length 10000;\n"
+            + "".join(f" {name}_temp_path {directory}/{name};\n" for name in _TEMPORARY)
+            + f" server {{\n  listen 127.0.0.1:{port} backlog=4096;\n  location = /readyz {{ return 200; }}\n"
+            "  nchan_channel_id $arg_topic;\n"
+            "  location = /api/v1/publish { nchan_publisher http; }\n"
+            "  location = /api/v1/subscribe { nchan_subscriber eventsource; nchan_subscriber_first_message newest; }\n"
+            "  location = /ws { nchan_subscriber websocket; nchan_subscriber_first_message newest; }\n"
+            " }\n}\n"
+        )
+        command = [_command("nginx"), "-p", str(directory), "-c", str(config)]
+        with _process(command, directory, lambda: _http_answers(port)) as (pid, seconds):
+            yield Running(Server(mqtt=0, pid=pid, http=port, nchan=True), seconds)
+
+
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+"""What nginx would keep in directories of the system."""
+
+
+def _nchan_version() -> str:
+    """nchan's version, as the package manager has it, with nginx's: the module tells none."""
+    query = ["dpkg-query", "--show", "--showformat", "${Version}", "libnginx-mod-nchan"]
+    try:
+        printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        printed = ""
+    found = re.search(r"\d+\.\d+[\w.]*", printed)
+    return f"{found[0] if found else 'unknown'} (nginx {_printed_version('nginx', '-v')})"
+
+
 def _moto_version() -> str:
     """moto's version: its command tells none, and it may be in an environment of its own."""
     python = Path(_command("moto_server")).read_text().partition("\n")[0].removeprefix("#!").strip()
@@ -273,6 +330,7 @@ TARGETS = {
         Target("nats-server", "nats-server", lambda: _printed_version("nats-server", "--version"), nats_server),
         Target("mosquitto", "mosquitto", _mosquitto_version, mosquitto),
         Target("mosquitto-disk", "mosquitto", _mosquitto_version, lambda: mosquitto(disk=True), kept_only=True),
+        Target("nchan", "nginx", _nchan_version, nchan, protocol="http", complete=lambda: _nchan_module() is not None),
         Target("moto_server", "moto_server", _moto_version, moto_server, protocol="sqs"),
     )
 }

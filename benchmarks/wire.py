@@ -8,7 +8,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 MARK = b"~"
 """Stands once in every payload and nowhere in any protocol's framing: one byte, so that no read can split it."""
@@ -78,9 +78,11 @@ def mixed_ring(topic: str, count: int) -> bytes:
     return b"".join(mqtt_publish(topic, payload=PAYLOAD.rjust(96, b"x")[-sizes[n % 66] :]) for n in range(count))
 
 
-def http_request(method: str, path: str, token: str, body: object = None) -> bytes:
+def http_request(method: str, path: str, token: str, body: object = None, accept: str = "") -> bytes:
     """A request of HTTP/1.1 that keeps its connection; ``body`` is sent as JSON."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+    if accept:
+        head += f"Accept: {accept}\r\n"
     if body is None:
         return f"{head}\r\n".encode()
     data = json.dumps(body, separators=(",", ":")).encode()
@@ -134,14 +136,24 @@ class SqsRequests:
 
 def sse_request(topic: str, token: str) -> bytes:
     """The request that opens a stream of Server-Sent Events."""
-    return http_request("GET", "/api/v1/subscribe?" + urlencode({"topic": topic}), token)
+    return http_request("GET", "/api/v1/subscribe?" + urlencode({"topic": topic}), token, accept="text/event-stream")
 
 
-def websocket_request(token: str) -> bytes:
-    """The opening handshake (RFC 6455 section 4.1)."""
+def publish_request(topic: str, token: str, payload: bytes = PAYLOAD, *, nchan: bool = False) -> bytes:
+    """The request that publishes one message; nchan takes the same body, and wants the channel in the query."""
+    path = "/api/v1/publish?" + urlencode({"topic": topic}) if nchan else "/api/v1/publish"
+    return http_request("POST", path, token, {"topic": topic, "message": payload.decode()}, "application/json")
+
+
+def websocket_request(token: str, topic: str = "") -> bytes:
+    """The opening handshake (RFC 6455 section 4.1).
+
+    :param topic: named in the query, for a server that subscribes its clients by that.
+    """
     key = base64.b64encode(b"sixteen bytes ok").decode()
+    query = urlencode({"token": token, **({"topic": topic} if topic else {})})
     return (
-        f"GET /ws?token={quote(token)} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /ws?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     ).encode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 from twisted.internet.task import Clock
+from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import exchanges, flows, load, queues, report, wire
-from benchmarks.connections import Failed, HttpConnection, Server, close_mqtt
+from benchmarks import connections, exchanges, fanout, flows, load, queues, report, targets, wire
+from benchmarks.connections import Failed, HttpConnection, Server, close_mqtt, open_websocket
 from benchmarks.exchanges import Span, Worker
 from benchmarks.flows import Completer, Subscriber
 from benchmarks.lanes import Lane, MarkReceiver, Receiver, Sender
@@ -92,19 +94,31 @@ class RowTests(SynchronousTestCase):
             KEPT,
             Row("session", "Session", "messages/s", "relayed", kept=True),
             Row("sqs", "SQS", "messages/s", "queue_send", protocol="sqs"),
+            Row("http", "HTTP", "messages/s", "http_publish", protocol="http"),
         ]
         does = {name: [row.name for row in rows if target.does(row)] for name, target in TARGETS.items()}
         every = ["fast", "session"]
         self.assertEqual(
             does,
             {
-                "flowgate": ["fast", "kept", "session", "sqs"],
+                "flowgate": ["fast", "kept", "session", "sqs", "http"],
                 "nats-server": every,
                 "mosquitto": every,
                 "mosquitto-disk": ["session"],
+                "nchan": ["http"],
                 "moto_server": ["sqs"],
             },
         )
+
+    def test_program_alone_is_not_enough(self) -> None:
+        """nginx without its module nchan is no target, and that is found out before it is started."""
+        places = [FilePath(self.mktemp()), FilePath(self.mktemp())]
+        self.patch(targets, "_NCHAN_PLACES", [place.path for place in places])
+        self.patch(targets, "_find", lambda program: f"/usr/sbin/{program}")
+        self.assertFalse(TARGETS["nchan"].installed)
+        places[1].makedirs()
+        places[1].child("ngx_nchan_module.so").touch()
+        self.assertTrue(TARGETS["nchan"].installed)
 
     def test_every_queue_row_has_its_peer(self) -> None:
         """What is done over REST is done over SQS's protocol too, with the same parameters, and compared with that."""
@@ -115,6 +129,12 @@ class RowTests(SynchronousTestCase):
             theirs = by_name[row.against or ""]
             self.assertEqual(theirs.parameters, {**row.parameters, "protocol": "sqs"})
             self.assertEqual((theirs.job, theirs.protocol, theirs.own), (row.job, "sqs", False))
+
+    def test_http_rows(self) -> None:
+        """nchan runs what is published over HTTP one by one; batches, MQTT publishers and slow readers are our own."""
+        runs = [row.name for row in ROWS if TARGETS["nchan"].does(row)]
+        fans = [f"http-{receive}-1-{count}" for receive in ("sse", "websocket") for count in (50, 1000)]
+        self.assertEqual(runs, [*fans, "http-publish"])
 
     def test_select_by_pattern(self) -> None:
         """Names and patterns choose rows, in the table's order."""
@@ -247,6 +267,20 @@ class WireTests(SynchronousTestCase):
             b'Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a":[1]}',
         )
 
+    def test_publish_request(self) -> None:
+        """Both servers take the same body; nchan's channel is named in the query."""
+        ours, theirs = (wire.publish_request("a/b", "t", b"x", nchan=nchan) for nchan in (False, True))
+        self.assertTrue(ours.startswith(b"POST /api/v1/publish HTTP/1.1\r\n"))
+        self.assertEqual(
+            theirs.partition(b"\r\n"), (b"POST /api/v1/publish?topic=a%2Fb HTTP/1.1", *ours.partition(b"\r\n")[1:])
+        )
+        self.assertTrue(ours.endswith(b'\r\n\r\n{"topic":"a/b","message":"x"}'))
+
+    def test_accepted_types(self) -> None:
+        """nchan answers in JSON, and opens an event stream, only for those who accept that."""
+        self.assertIn(b"\r\nAccept: application/json\r\n", wire.publish_request("a", "t"))
+        self.assertIn(b"\r\nAccept: text/event-stream\r\n", wire.sse_request("a", "t"))
+
     def test_sqs_request(self) -> None:
         """A request is signed as AWS's documents say, by the time at which the signer was made."""
         requests = wire.SqsRequests("FGAK.secret", "127.0.0.1:80", lambda: 1_440_938_160.0)
@@ -316,6 +350,35 @@ class LoadTests(SynchronousTestCase):
             receiver.read()
         self.assertEqual(receiver.messages, 4)
 
+    def test_mark_of_answers(self) -> None:
+        """Answers are counted by a mark of their own."""
+        here, there = self.pair()
+        receiver = MarkReceiver(here, b"{")
+        there.send(b"HTTP/1.1 200 OK\r\n\r\n{}~HTTP/1.1 200 OK\r\n\r\n{}")
+        receiver.read()
+        self.assertEqual(receiver.messages, 2)
+
+    def test_websocket_of_nchan(self) -> None:
+        """Where the handshake subscribes, nothing more is sent and no acknowledgement is awaited."""
+        here, there = self.pair()
+        self.patch(connections, "connect", lambda _port: here)
+        there.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        open_websocket(Server(mqtt=0, pid=0, http=1, nchan=True), "a/b")
+        head, _, rest = there.recv(4096).partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"GET /ws?token=&topic=a%2Fb HTTP/1.1\r\n"))
+        self.assertEqual(rest, b"")
+
+    def test_peak_of_memory(self) -> None:
+        """The peak of a process's memory stays when the memory is given back, until it is forgotten."""
+        pid, size = os.getpid(), 64 * 1024 * 1024
+        fanout.reset_peak(pid)
+        before = fanout.peak_bytes(pid)
+        bytes(bytearray(size))
+        higher = fanout.peak_bytes(pid)
+        fanout.reset_peak(pid)
+        self.assertGreater(higher, before + size)
+        self.assertLess(fanout.peak_bytes(pid), higher - size)
+
     def test_receiver_notices_the_end(self) -> None:
         """A connection that the server closed is a failure and not silence."""
         here, there = self.pair()
@@ -366,6 +429,20 @@ class LoadTests(SynchronousTestCase):
         receiver.units, acknowledgements.units = 4, 1
         lane.top_up()
         self.assertEqual((lane.sent, lane.received, lane.outstanding), (5, 4, 5))
+
+    def test_window_does_not_wait_for_answers(self) -> None:
+        """What several senders are answered is due, together, but more is sent meanwhile."""
+        senders = [Sender(self.pair()[0], b"ab", 1) for _ in range(2)]
+        receiver, *answers = (Receiver(self.pair()[0], 1) for _ in range(3))
+        lane = Lane(senders, [receiver], 4, 2, answers=answers)
+        lane.top_up()
+        receiver.units = 4
+        lane.top_up()
+        self.assertEqual((lane.sent, lane.received, lane.due, lane.outstanding), (8, 4, 16, 12))
+        receiver.units, answers[0].units, answers[1].units = 8, 5, 3
+        self.assertEqual(lane.outstanding, 0)
+        lane.reset()
+        self.assertEqual([one.units for one in (receiver, *answers)], [0, 0, 0])
 
     def test_answer_waits_for_the_end_of_a_message(self) -> None:
         """What a sender answers is sent before what it owes, but not inside of a message that it has begun."""
