@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.auth.permissions import Grant, Grants
+from flowgate.auth.permissions import VERBS, Grant, Grants
 from flowgate.errors import InsufficientScope, InvalidParameter, InvalidToken, InvalidTopic
 from flowgate.topics import Namespace, Topic
 
@@ -59,6 +59,36 @@ class PermissionTests(SynchronousTestCase):
             ["jobs", "mail", "mail-out"],
         )
 
+    def test_verbs(self) -> None:
+        """A grant of queues may be for one verb; a name without a verb is for all of them."""
+        grants = make(queues=("jobs", "send:mail*", "receive:mail", "manage:*"))
+
+        def verbs(name: str) -> list[str]:
+            return [verb for verb in VERBS if grants.may_use_queue(name, verb)]
+
+        self.assertEqual(verbs("jobs"), ["send", "receive", "manage"])
+        self.assertEqual(verbs("mail"), ["send", "receive", "manage"])
+        self.assertEqual(verbs("mail-out"), ["send", "manage"])
+        self.assertEqual(verbs("other"), ["manage"])
+        self.assertTrue(grants.may_use_queue("other"))
+        self.assertTrue(grants.may_use_queue("mail-out", "receive", "send"))
+        self.assertFalse(make(queues=("send:mail",)).may_use_queue("mail", "receive", "manage"))
+        self.assertFalse(make(queues=("send:mail",)).may_use_queue("send:mail"))
+
+    def test_moving(self) -> None:
+        """Moving messages takes managing here, sending or managing there, and is no way to read them there."""
+        for queues, expected in (
+            (("a", "b"), True),
+            (("manage:a", "send:b"), True),
+            (("manage:a", "manage:b"), True),
+            (("manage:a", "receive:a", "b"), True),
+            (("send:a", "receive:a", "b"), False),
+            (("a", "receive:b"), False),
+            (("manage:a", "b"), False),
+            (("manage:a", "send:b", "receive:b"), False),
+        ):
+            self.assertIs(make(queues=queues).may_move("a", "b"), expected, queues)
+
     def test_namespaces(self) -> None:
         """The namespaces are those in which any grant is held."""
         self.assertEqual(make().namespaces, {HOME, OTHER})
@@ -69,7 +99,8 @@ class ClaimTests(SynchronousTestCase):
 
     def test_round_trip(self) -> None:
         """A claim is read as it was written."""
-        self.assertEqual(Grants.from_claim(make().to_claim()), make())
+        for grants in (make(), make(queues=("send:jobs", "receive:jobs.fifo", "manage:mail*", "receive:*"))):
+            self.assertEqual(Grants.from_claim(grants.to_claim()), grants)
 
     def test_names_with_underscores(self) -> None:
         """Only the first two ``_`` separate: the rest belongs to the filter."""
@@ -91,6 +122,11 @@ class ClaimTests(SynchronousTestCase):
             ("queues", ["a*b"]),
             ("queues", [""]),
             ("queues", ["a b"]),
+            ("queues", ["peek:a"]),
+            ("queues", ["send:"]),
+            ("queues", ["send:send:a"]),
+            ("queues", [":a"]),
+            ("queues", ["SEND:a"]),
             ("more", []),
         ):
             self.assertRaises(InvalidToken, Grants.from_claim, {**good, name: value})
@@ -141,6 +177,45 @@ class NarrowingTests(SynchronousTestCase):
         ):
             self.assertRaises(InsufficientScope, make().narrowed, HOME, publish, subscribe, queues)
 
+    def test_queue_verbs(self) -> None:
+        """A verb is less than all of them, a name less than a beginning; all verbs may also be held one by one."""
+        for granted, wanted in (
+            ("orders", "send:orders"),
+            ("*", "manage:orders*"),
+            ("send:*", "send:orders"),
+            ("send:o* receive:orders manage:*", "orders"),
+        ):
+            narrowed = make(queues=tuple(granted.split())).narrowed(HOME, queues=[wanted])
+            self.assertEqual(narrowed.queues, (wanted,))
+        for granted, wanted in (
+            ("receive:*", "orders"),
+            ("receive:* send:*", "orders"),
+            ("send:orders", "receive:orders"),
+            ("send:orders", "send:orders*"),
+            ("send:orders", "send:*"),
+            ("send:or*", "send:o*"),
+        ):
+            grants = make(queues=tuple(granted.split()))
+            self.assertRaises(InsufficientScope, grants.narrowed, HOME, None, None, [wanted])
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.data())
+    def test_never_more_of_queues(self, data: st.DataObject) -> None:
+        """Whatever a narrowed grant permits with a queue, the grants permitted before."""
+        grant = st.tuples(
+            st.sampled_from(["", "send:", "receive:", "manage:"]), st.sampled_from(["a", "ab", "a*", "*"])
+        )
+        texts = st.lists(grant.map("".join), max_size=4)
+        grants = make(queues=tuple(data.draw(texts)))
+        try:
+            narrowed = grants.narrowed(HOME, queues=data.draw(texts))
+        except InsufficientScope:
+            return
+        for name in ("a", "ab", "abc", "b"):
+            for verb in VERBS:
+                if narrowed.may_use_queue(name, verb):
+                    self.assertTrue(grants.may_use_queue(name, verb))
+
     def test_name_of_a_namespace_without_grants(self) -> None:
         """A full name of a namespace without any grant is a short name at home: it reaches nobody else."""
         narrowed = Grants.everything(HOME).narrowed(HOME, publish=["bob_cafe_menu"])
@@ -150,7 +225,8 @@ class NarrowingTests(SynchronousTestCase):
         """A filter or a queue's name that is none is refused as such."""
         self.assertRaises(InvalidTopic, Grants.everything(HOME).narrowed, HOME, ["a/#/b"])
         self.assertRaises(InvalidTopic, Grants.everything(HOME).narrowed, HOME, None, ["alice_shop_"])
-        self.assertRaises(InvalidParameter, Grants.everything(HOME).narrowed, HOME, None, None, ["a/b"])
+        for name in ("a/b", "peek:a", "send:"):
+            self.assertRaises(InvalidParameter, Grants.everything(HOME).narrowed, HOME, None, None, [name])
 
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.sampled_from(["a", "b", "+", "#", "", "$x"]), min_size=1, max_size=4), st.data())

@@ -20,8 +20,8 @@ class SecretTests(SynchronousTestCase):
         self.data.mkdir()
         self.file = self.data / "master.secret"
 
-    def sentence(self, given: str | None = None) -> str:
-        sentence = str(self.assertRaises(StartError, master_secret, self.data, given))
+    def sentence(self, given: str | None = None, file: Path | None = None) -> str:
+        sentence = str(self.assertRaises(StartError, master_secret, self.data, given, file))
         self.assertNotIn("\n", sentence)
         return sentence
 
@@ -56,6 +56,26 @@ class SecretTests(SynchronousTestCase):
         """A secret of the operator is used as it is, and nothing is written."""
         self.assertEqual(master_secret(self.data, "g" * 32), b"g" * 32)
         self.assertEqual(list(self.data.iterdir()), [])
+
+    def test_mounted(self) -> None:
+        """A secret may stand in a file elsewhere, which others may read; nothing is written, there or here."""
+        mounted = Path(self.mktemp())
+        mounted.write_text("s" * 32 + "\n")
+        mounted.chmod(0o444)
+        self.assertEqual(master_secret(self.data, None, mounted), b"s" * 32)
+        self.assertEqual(admin_token(self.data, file=mounted), "s" * 32)
+        self.assertEqual(list(self.data.iterdir()), [])
+
+    def test_wrongly_mounted(self) -> None:
+        """A file that is not there or holds something else is named, and not made; a text beside it is refused."""
+        mounted = Path(self.mktemp())
+        self.assertIn(str(mounted), self.sentence(file=mounted))
+        self.assertFalse(mounted.exists())
+        mounted.write_text("hunter2")
+        self.assertIn("32 to 512", self.sentence(file=mounted))
+        self.assertNotIn("hunter2", self.sentence(file=mounted))
+        mounted.write_text("s" * 32)
+        self.assertIn(str(mounted), self.sentence("g" * 32, mounted))
 
     def test_weak(self) -> None:
         """A short or odd secret is refused, and not repeated."""

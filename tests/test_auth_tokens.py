@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from flowgate.auth import tokens as module
 from flowgate.auth.keys import ApiKey, Keyring
 from flowgate.auth.permissions import Grant, Grants
-from flowgate.auth.tokens import AUDIENCE, REVOKED, TokenService, _signing_key
+from flowgate.auth.signing import SigningKeys, derived_key
+from flowgate.auth.tokens import AUDIENCE, REVOKED, TokenService
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.errors import (
     AccountSuspended,
@@ -59,11 +60,14 @@ class _Tests(SynchronousTestCase):
 
     def node(self, master: bytes = MASTER, issuer: str = ISSUER) -> tuple[Keyring, TokenService]:
         keyring = Keyring(self.store, master, lambda: self.now)
-        tokens = TokenService(keyring, master, self.store, issuer, lambda: self.now)
+        signing = SigningKeys(master, self.store, lambda: self.now)
+        tokens = TokenService(keyring, signing, self.store, issuer, lambda: self.now)
+        self.successResultOf(signing.start())
         self.successResultOf(keyring.start())
         self.successResultOf(tokens.start())
         self.addCleanup(keyring.stop)
         self.addCleanup(tokens.stop)
+        self.addCleanup(signing.stop)
         return keyring, tokens
 
     def create(self, user: str = "alice", **options: Any) -> ApiKey:
@@ -78,7 +82,7 @@ class _Tests(SynchronousTestCase):
         good_header, good_claims = self.parts()
         good_claims.update(claims)
         good_claims.pop(drop, None)
-        return jwt.encode(good_claims, _signing_key(MASTER), "ES256", {**good_header, **(header or {})})
+        return jwt.encode(good_claims, derived_key(MASTER), "ES256", {**good_header, **(header or {})})
 
     def refused(self, token: str, tokens: TokenService | None = None) -> str:
         error: InvalidToken = self.assertRaises(InvalidToken, (tokens or self.tokens).verify, token)

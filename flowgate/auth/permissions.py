@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, Literal, cast
 
 import attrs
 
 from flowgate.errors import InsufficientScope, InvalidParameter, InvalidToken, Refused
 from flowgate.topics import Namespace, Topic, check_filter, covers, resolve
 
-_QUEUES = re.compile(r"(?:[A-Za-z0-9_-]{1,80}(?:\.fifo)?|[A-Za-z0-9_.-]{0,80}\*)\Z")
+QueueVerb = Literal["send", "receive", "manage"]
+"""What can be done with a queue: sending; receiving, with deleting, hiding and counting; and all that is no message:
+making, configuring, purging, removing, redriving and subscribing it."""
+
+VERBS: Final[tuple[QueueVerb, ...]] = ("send", "receive", "manage")
+
+_QUEUES = re.compile(r"(?:(?:send|receive|manage):)?(?:[A-Za-z0-9_-]{1,80}(?:\.fifo)?|[A-Za-z0-9_.-]{0,80}\*)\Z")
 _SHOWN = 80
 """How much of a client's own text is repeated in an error."""
 
@@ -48,9 +54,33 @@ class Grant:
         return self.namespace == namespace and covers(self.filter, filter_)
 
 
-def queue_covers(granted: str, name: str) -> bool:
-    """Whether a granted name, or beginning of names and ``*``, takes in the queue ``name``."""
-    return name.startswith(granted[:-1]) if granted.endswith("*") else granted == name
+def queue_covers(granted: str, verb: QueueVerb, name: str) -> bool:
+    """Whether a grant of queues permits ``verb`` with the queue ``name``, or with all that such a pattern takes in.
+
+    :param granted: a name, or the beginning of names and ``*``; after a verb and ``:``, if it is not for all of them.
+    """
+    only, _, pattern = granted.rpartition(":")
+    if only and only != verb:
+        return False
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
+
+
+def may_use(granted: Collection[str], name: str, verbs: Iterable[QueueVerb]) -> bool:
+    """Whether grants of queues permit at least one of ``verbs`` with the queue ``name``."""
+    return any(queue_covers(one, verb, name) for verb in verbs for one in granted)
+
+
+def may_move(granted: Collection[str], source: str, goal: str) -> bool:
+    """Whether grants of queues permit to have messages of the queue ``source`` moved to the queue ``goal``.
+
+    That is a matter of managing the one, and of sending to the other or managing it.  It must not become a way to read
+    what may not be received: so who may receive there has to be permitted to receive here.
+    """
+    return (
+        may_use(granted, source, ("manage",))
+        and may_use(granted, goal, ("send", "manage"))
+        and (may_use(granted, source, ("receive",)) or not may_use(granted, goal, ("receive",)))
+    )
 
 
 @attrs.frozen(slots=True)
@@ -59,18 +89,21 @@ class Grants:
 
     :ivar publish: topics that may be published to.
     :ivar subscribe: topics that may be subscribed to.
-    :ivar queues: queues of the home namespace that may be used: names, or beginnings of names that end in ``*``.
+    :ivar queues: queues of the home namespace that may be used: names, or beginnings of names that end in ``*``; with
+        ``send:``, ``receive:`` or ``manage:`` before it for that alone.
+    :ivar known: namespaces whose full names are not taken for short ones, though nothing may be granted there.
     """
 
     publish: tuple[Grant, ...]
     subscribe: tuple[Grant, ...]
     queues: tuple[str, ...]
+    known: frozenset[Namespace] = frozenset()
     namespaces: frozenset[Namespace] = attrs.field(init=False, eq=False)
-    """The namespaces in which any grant is held: their full names are understood."""
+    """The namespaces in which any grant is held, and those ``known``: their full names are understood."""
 
     @namespaces.default
     def _find_namespaces(self) -> frozenset[Namespace]:
-        return frozenset(grant.namespace for grant in self.publish + self.subscribe)
+        return self.known.union(grant.namespace for grant in self.publish + self.subscribe)
 
     @classmethod
     def everything(cls, home: Namespace) -> Grants:
@@ -85,8 +118,13 @@ class Grants:
         """Whether every topic that ``filter_`` can name is granted by one grant."""
         return any(grant.covers(namespace, filter_) for grant in self.subscribe)
 
-    def may_use_queue(self, name: str) -> bool:
-        return any(queue_covers(granted, name) for granted in self.queues)
+    def may_use_queue(self, name: str, *verbs: QueueVerb) -> bool:
+        """Whether at least one of ``verbs`` is granted for the queue ``name``; without any: whether anything is."""
+        return may_use(self.queues, name, verbs or VERBS)
+
+    def may_move(self, source: str, goal: str) -> bool:
+        """Whether messages of the queue ``source`` may be moved to the queue ``goal``; see :func:`may_move`."""
+        return may_move(self.queues, source, goal)
 
     def to_claim(self) -> dict[str, list[str]]:
         """The grants as the ``fg`` claim of a token, with full names."""
@@ -143,14 +181,18 @@ class Grants:
         chosen = self.queues
         if queues is not None:
             chosen = tuple(queues)
-            for name in chosen:
-                if not _QUEUES.match(name):
+            for wanted in chosen:
+                if not _QUEUES.match(wanted):
                     raise InvalidParameter(
-                        "a queue is 1 to 80 of A-Z, a-z, 0-9, '_' and '-', or the beginning of names and a '*'"
+                        "a queue is 1 to 80 of A-Z, a-z, 0-9, '_' and '-', or the beginning of names and a '*'; "
+                        "before it may stand send:, receive: or manage:"
                     )
-                if not any(queue_covers(granted, name) for granted in self.queues):
-                    raise InsufficientScope(f"the key does not grant the queue {name!r}")
-        return Grants(within(self.publish, publish), within(self.subscribe, subscribe), chosen)
+                only, _, name = wanted.rpartition(":")
+                # All verbs may also be granted one by one.
+                for verb in (cast(QueueVerb, only),) if only else VERBS:
+                    if not may_use(self.queues, name, (verb,)):
+                        raise InsufficientScope(f"the key does not grant {verb}:{name}")
+        return Grants(within(self.publish, publish), within(self.subscribe, subscribe), chosen, self.known)
 
 
 @attrs.frozen(slots=True)
@@ -162,6 +204,7 @@ class Principal:
     :ivar token_id: the token's own id (``jti``).
     :ivar issued_at: seconds since 1970 UTC.
     :ivar expires_at: seconds since 1970 UTC.
+    :ivar signing_key: the id of the key that has signed the token; empty if there is no token.
     """
 
     user: str
@@ -172,3 +215,4 @@ class Principal:
     expires_at: float
     token_id: str
     issued_at: float
+    signing_key: str = ""

@@ -15,12 +15,22 @@ GATEWAY = "FG_GATEWAY"
 """The bucket for what all nodes have to agree on."""
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{32,512}\Z")
+_FORM = "32 to 512 of A-Z, a-z, 0-9, '_' and '-'"
 
 
-def _secret(path: Path, given: str | None, name: str) -> str:
+def _secret(path: Path, given: str | None, file: Path | None, name: str) -> str:
+    if given is not None and file is not None:
+        raise StartError(f"the {name} is given as a text and in the file {file}: one of both is needed")
+    if file is not None:
+        # What is mounted into a container can often be read by everybody in there; that is for who mounts it to say.
+        try:
+            text = file.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise StartError(f"{file} cannot be read: {error.strerror}") from None
+        return _checked(text, file, name)
     if given is not None:
         if not _SECRET.match(given):
-            raise StartError(f"the {name} must be 32 to 512 of A-Z, a-z, 0-9, '_' and '-'")
+            raise StartError(f"the {name} must be {_FORM}")
         return given
     try:
         try:
@@ -31,8 +41,12 @@ def _secret(path: Path, given: str | None, name: str) -> str:
             raise StartError(f"{path} holds a secret, but others can read it: its mode has to be 0600")
     except OSError as error:
         raise StartError(f"{path} cannot be used: {error.strerror}") from None
+    return _checked(text, path, name)
+
+
+def _checked(text: str, path: Path, name: str) -> str:
     if not _SECRET.match(text):
-        raise StartError(f"{path} does not hold a {name} (32 to 512 of A-Z, a-z, 0-9, '_' and '-')")
+        raise StartError(f"{path} does not hold a {name} ({_FORM})")
     return text
 
 
@@ -54,18 +68,19 @@ def _make(path: Path) -> str:
     return text
 
 
-def master_secret(data: Path, given: str | None = None) -> bytes:
-    """The secret from which API keys' secrets and the signing key are derived.
+def master_secret(data: Path, given: str | None = None, file: Path | None = None) -> bytes:
+    """The secret from which API keys' secrets and the signing keys are derived.
 
     :param given: the secret, if the operator set one; else it is read from the data directory, and made there once.
+    :param file: the file that holds it, if the operator named one.
     :raises StartError: if it cannot be read or written, others can read its file, or it is too weak.
     """
-    return _secret(data / "master.secret", given, "master secret").encode()
+    return _secret(data / "master.secret", given, file, "master secret").encode()
 
 
-def admin_token(data: Path, given: str | None = None) -> str:
+def admin_token(data: Path, given: str | None = None, file: Path | None = None) -> str:
     """The token of the administration interface; found as :func:`master_secret` is."""
-    return _secret(data / "admin.token", given, "admin token")
+    return _secret(data / "admin.token", given, file, "admin token")
 
 
 async def agree_on_master(store: IStore, master: bytes) -> None:

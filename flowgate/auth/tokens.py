@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import secrets
-from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -16,15 +13,13 @@ from urllib.parse import quote
 import attrs
 import jwt
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from flowgate.auth.certificates import principal_of
 from flowgate.auth.keys import ApiKey, Keyring
 from flowgate.auth.permissions import Grants, Principal
+from flowgate.auth.signing import ALGORITHM, LONGEST_LIFE, SigningKeys
 from flowgate.errors import BusUnavailable, InsufficientScope, InvalidParameter, InvalidToken
 from flowgate.interfaces import IStore
 
@@ -32,11 +27,10 @@ _log = Logger()
 
 REVOKED = "FG_REVOKED"
 
-SHORTEST_LIFE, DEFAULT_LIFE, LONGEST_LIFE = 60, 900, 86400
-"""The life of a token in seconds."""
+SHORTEST_LIFE, DEFAULT_LIFE = 60, 900
+"""The life of a token in seconds; the longest is a matter of the signing keys."""
 
 AUDIENCE = "flowgate"
-_ALGORITHM = "ES256"
 _TYPE = "at+jwt"  # RFC 9068 section 2.1
 _CLAIMS = ("iss", "sub", "aud", "iat", "nbf", "exp", "jti", "client_id", "fg")
 _MOST_BYTES = 8192
@@ -49,8 +43,6 @@ _FORGOTTEN_AT_ONCE = 20
 _TEXT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 # RFC 6749 section 3.3: what may stand in a scope.  The wildcards stay readable; a blank would begin another scope.
 _SCOPE_CHARACTERS = "!#$&'()*+,/:;<=>?@[]^`{|}~"
-# The order of the curve P-256 (FIPS 186-4 D.1.2.3).
-_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 @attrs.frozen(slots=True)
@@ -65,25 +57,12 @@ class IssuedToken:
     prefix: str
 
 
-def _base64(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
 def _is_canonical(part: str) -> bool:
     """Whether the bits of the last character that carry nothing are zero (RFC 4648 section 3.5)."""
     over = len(part) % 4
     if over == 0:
         return True
     return over != 1 and part[-1] in ("AQgw" if over == 2 else "AEIMQUYcgkosw048")
-
-
-def _signing_key(master: bytes) -> ec.EllipticCurvePrivateKey:
-    """The key that signs tokens: derived, so that all nodes with one master secret share it and none stores it.
-
-    48 bytes taken modulo the order leave no noticeable bias (FIPS 186-5 A.2.1).
-    """
-    derived = HKDF(hashes.SHA256(), 48, None, b"flowgate token signing key 1").derive(master)
-    return ec.derive_private_key(int.from_bytes(derived, "big") % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
 
 class TokenService:
@@ -95,29 +74,20 @@ class TokenService:
     :param now: seconds since 1970 UTC.
     """
 
-    def __init__(self, keyring: Keyring, master: bytes, store: IStore, issuer: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self, keyring: Keyring, signing: SigningKeys, store: IStore, issuer: str, now: Callable[[], float]
+    ) -> None:
         self._keyring = keyring
+        self._signing = signing
         self._store = store
         self._issuer = issuer
         self._now = now
-        self._private = _signing_key(master)
-        self._public = self._private.public_key()
-        numbers = self._public.public_numbers()
-        # Members and order of RFC 7638 section 3.2, for the thumbprint.
-        point = {
-            "crv": "P-256",
-            "kty": "EC",
-            "x": _base64(numbers.x.to_bytes(32, "big")),
-            "y": _base64(numbers.y.to_bytes(32, "big")),
-        }
-        thumbprint = hashlib.sha256(json.dumps(point, separators=(",", ":"), sort_keys=True).encode()).digest()
-        self._key_id = _base64(thumbprint)[:16]
-        self._jwk = {**point, "use": "sig", "alg": _ALGORITHM, "kid": self._key_id}
         self._verified: OrderedDict[str, Principal] = OrderedDict()
         self._revoked: dict[str, float] = {}
         self._listeners: list[Callable[[str], None]] = []
         self._watch: Callable[[], None] | None = None
         keyring.on_disabled(self._tell)
+        signing.on_dropped(self._key_dropped)
 
     def start(self) -> Deferred[None]:
         """Learn which tokens were revoked, and follow."""
@@ -134,7 +104,7 @@ class TokenService:
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The public keys that verify tokens (RFC 7517)."""
-        return {"keys": [dict(self._jwk)]}
+        return self._signing.jwks()
 
     # -- making
 
@@ -182,7 +152,8 @@ class TokenService:
             "scope": scope,
             "fg": {"app": key.app, **grants.to_claim()},
         }
-        token = jwt.encode(claims, self._private, _ALGORITHM, {"typ": _TYPE, "kid": self._key_id})
+        signing = self._signing.signing()
+        token = jwt.encode(claims, signing.private, ALGORITHM, {"typ": _TYPE, "kid": signing.id})
         if len(token) > _MOST_BYTES:
             raise InvalidParameter("the key has too many grants for one token: narrow them in the request")
         return IssuedToken(token, ttl, scope, key.user, key.app, key.home.prefix)
@@ -190,7 +161,7 @@ class TokenService:
     # -- checking
 
     def verify(self, token: str) -> Principal:
-        """Find whose token this is.
+        """Find whose token this is; its grants outside its own application are what shares cover now.
 
         :raises InvalidToken: if it is malformed, not ours, expired, revoked, or its key is no longer good.
         :raises AccountSuspended: if its user is suspended.
@@ -202,7 +173,7 @@ class TokenService:
         if key is None or key.disabled:
             raise InvalidToken("the token's API key was revoked")
         self._keyring.check(key)
-        return principal
+        return self._keyring.limited(principal)
 
     def verify_certificate(self, certificate: x509.Certificate) -> Principal:
         """Find whose certificate this is, which TLS has verified: it stands for a token of its key with all grants.
@@ -211,7 +182,7 @@ class TokenService:
         :raises KeyDisabled: if the key was revoked.
         :raises AccountSuspended: if the user is suspended.
         """
-        return principal_of(certificate, self._keyring, self._now())
+        return self._keyring.limited(principal_of(certificate, self._keyring, self._now()))
 
     def recognize(self, token: str) -> Principal:
         """Find for whom this token was made, whether or not it may be used now.
@@ -238,25 +209,26 @@ class TokenService:
             raise InvalidToken("this is not a token")
         try:
             header = jwt.get_unverified_header(token)
-            if header.get("typ") != _TYPE or header.get("kid") != self._key_id:
+            signed_by = self._signing.verifying(header.get("kid"))
+            if header.get("typ") != _TYPE or signed_by is None:
                 raise InvalidToken("the token is not one of this gateway")
             claims: dict[str, Any] = jwt.decode(
                 token,
-                self._public,
-                algorithms=[_ALGORITHM],
+                signed_by.public,
+                algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=self._issuer,
                 # Time is checked against our own clock, below and at each use.
                 options={"require": list(_CLAIMS), "verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )
-            return self._principal(claims)
+            return self._principal(claims, signed_by.id)
         except jwt.PyJWTError:
             raise InvalidToken("the token is not valid") from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             # Only reached with a valid signature of ours on claims of another shape, or by limits of the JSON parser.
             raise InvalidToken("the token is not valid") from None
 
-    def _principal(self, claims: dict[str, Any]) -> Principal:
+    def _principal(self, claims: dict[str, Any], signing_key: str) -> Principal:
         times = [claims[name] for name in ("iat", "nbf", "exp")]
         texts = [claims[name] for name in ("sub", "jti", "client_id")]
         if any(type(value) is not int for value in times) or any(type(value) is not str for value in texts):
@@ -278,17 +250,24 @@ class TokenService:
             expires_at=float(times[2]),
             token_id=claims["jti"],
             issued_at=float(times[0]),
+            signing_key=signing_key,
         )
 
     # -- revoking
 
     def on_revoked(self, listener: Callable[[str], None]) -> None:
-        """Have ``listener`` called with the id of a revoked token or key, or the name of a suspended user."""
+        """Have ``listener`` called with the id of a revoked token, API key or signing key, or the name of a suspended
+        user."""
         self._listeners.append(listener)
 
     def _tell(self, who: str) -> None:
         for listener in self._listeners:
             listener(who)
+
+    def _key_dropped(self, key_id: str) -> None:
+        # Only tokens that have not expired are of interest, and which of them it has signed is quickly found anew.
+        self._verified.clear()
+        self._tell(key_id)
 
     def revoke(self, principal: Principal) -> Deferred[None]:
         """Revoke one token, on every node (RFC 7009); again is no error.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Final
 
-from flowgate.auth.permissions import Principal
+from flowgate.auth.permissions import Principal, QueueVerb
 from flowgate.errors import InsufficientScope, InvalidParameter
 from flowgate.http.bodies import Members, check_known, read_object, read_query
 from flowgate.http.credentials import Credentials
@@ -19,8 +20,8 @@ class QueueAccess:
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
 
-    def admit(self, request: Request, name: str | None = None) -> Principal:
-        """Find who asks, who has to hold a grant for the queue ``name``, if the call is of one.
+    def admit(self, request: Request, name: str | None = None, *verbs: QueueVerb) -> Principal:
+        """Find who asks, who has to hold a grant for one of ``verbs`` with the queue ``name``, if the call is of one.
 
         A call whose values are in its body takes none in the query: ``…/receive?wait=20`` by POST would not wait.
 
@@ -28,30 +29,43 @@ class QueueAccess:
         :raises InsufficientScope: if the queue is not granted.
         :raises InvalidParameter: if there are parameters.
         """
-        principal = self.admit_any(request, name)
+        principal = self.admit_any(request, name, *verbs)
         if b"?" in request.uri:
             check_known(read_query(request), (), "parameter")
         return principal
 
-    def admit_query(self, request: Request, name: str | None, known: Collection[str]) -> tuple[Principal, Query]:
+    def admit_query(
+        self, request: Request, name: str | None, known: Collection[str], *verbs: QueueVerb
+    ) -> tuple[Principal, Query]:
         """The same for a call whose values are in its query; give that too."""
-        principal = self.admit_any(request, name)
+        principal = self.admit_any(request, name, *verbs)
         query = read_query(request)
         check_known(query, known, "parameter")
         return principal, query
 
-    def admit_any(self, request: Request, name: str | None) -> Principal:
+    def admit_any(self, request: Request, name: str | None, *verbs: QueueVerb) -> Principal:
         """The same for a call that looks at its query by itself."""
         principal = self._credentials.principal(request)
         if name is not None:
-            check_grant(principal, name)
+            check_grant(principal, name, *verbs)
         return principal
 
 
-def check_grant(principal: Principal, name: str) -> None:
-    """:raises InsufficientScope: if the queue ``name`` is not granted."""
-    if not principal.grants.may_use_queue(name):
-        raise InsufficientScope("the token does not permit using this queue")
+_WORDS: Final[Mapping[QueueVerb, str]] = {
+    "send": "sending to",
+    "receive": "receiving from",
+    "manage": "managing",
+}
+
+
+def check_grant(principal: Principal, name: str, *verbs: QueueVerb) -> None:
+    """Check that one of ``verbs`` is granted for the queue ``name``; without any: that anything is.
+
+    :raises InsufficientScope: if not.
+    """
+    if not principal.grants.may_use_queue(name, *verbs):
+        what = " or ".join(_WORDS[verb] for verb in verbs) or "using"
+        raise InsufficientScope(f"the token does not permit {what} this queue")
 
 
 def optional_members(request: Request, *known: str) -> Members:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
+from flowgate.allowances import FREE, Allowance
 from flowgate.auth.permissions import Principal
 from flowgate.errors import InvalidParameter, MissingField, NotFound, Refused
 from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer, wrong_method
@@ -15,7 +16,8 @@ from flowgate.http.publish import idempotency_key
 from flowgate.http.queue_access import QueueAccess, one_value, optional_members
 from flowgate.http.queue_values import MESSAGE, read_message, required, shown_message, shown_sent, whole
 from flowgate.http.request import Request
-from flowgate.queues.model import MAX_BATCH, MAX_RECEIVE, MAX_VISIBILITY, MAX_WAIT, Outgoing, is_fifo
+from flowgate.queues.model import MAX_BATCH, MAX_RECEIVE, MAX_VISIBILITY, MAX_WAIT, Outgoing, Sent, is_fifo
+from flowgate.queues.paying import send_paid
 from flowgate.queues.service import Queues
 
 _MESSAGES = "/api/v1/queues/<name>/messages"
@@ -45,8 +47,11 @@ class BatchIdRepeated(InvalidParameter):
 class QueueMessages:
     """Translates between HTTP and the queues' messages; the service checks all values."""
 
-    def __init__(self, queues: Queues, credentials: Credentials) -> None:
+    def __init__(
+        self, queues: Queues, credentials: Credentials, allowance: Callable[[Principal], Allowance] = lambda _: FREE
+    ) -> None:
         self._queues = queues
+        self._allowance = allowance
         self._access = QueueAccess(credentials)
 
     def routes(self) -> list[Route]:
@@ -66,7 +71,7 @@ class QueueMessages:
     # -- send
 
     async def send(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "send")
         body = Members(read_object(request))
         body.only(*MESSAGE)
         key = idempotency_key(request)
@@ -75,14 +80,15 @@ class QueueMessages:
                 "Idempotency-Key is the deduplication id of a FIFO queue's message; a standard queue has none"
             )
         message = read_message(body, principal.key_id, key)
-        # Whoever may use a queue may make it: the first message does.
-        (sent,) = await self._queues.send(principal.home, name, [message], may_create=True)
+        # Whoever may manage a queue may make it: the first message does.
+        may_create = principal.grants.may_use_queue(name, "manage")
+        (sent,) = await self._send(principal, name, [message], may_create)
         if isinstance(sent, Refused):
             raise sent
         return json_answer(shown_sent(sent), 200 if sent.duplicate else 201)
 
     async def send_batch(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "send")
         body = Members(read_object(request))
         body.only("messages")
         if idempotency_key(request) is not None:
@@ -93,7 +99,8 @@ class QueueMessages:
             return read_message(entry, principal.key_id)
 
         ids, messages = _entries(body, "messages", message)
-        results = await self._queues.send(principal.home, name, messages, may_create=True)
+        may_create = principal.grants.may_use_queue(name, "manage")
+        results = await self._send(principal, name, messages, may_create)
         successful: list[object] = []
         failed: list[object] = []
         for id_, result in zip(ids, results, strict=True):
@@ -103,10 +110,19 @@ class QueueMessages:
                 successful.append({"id": id_, **shown_sent(result, "message_id")})
         return json_answer({"successful": successful, "failed": failed})
 
+    def _send(
+        self, principal: Principal, name: str, messages: Sequence[Outgoing], may_create: bool
+    ) -> Coroutine[Any, Any, list[Sent | Refused]]:
+        return send_paid(
+            self._allowance(principal),
+            messages,
+            lambda some: self._queues.send(principal.home, name, some, may_create=may_create),
+        )
+
     # -- receive
 
     async def receive(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "receive")
         body = optional_members(request, "max", "wait", "visibility", "attempt_id")
         return await self._receive(
             principal,
@@ -120,7 +136,9 @@ class QueueMessages:
     async def receive_by_query(self, request: Request, name: str) -> Answer:
         if request.method == b"HEAD":  # it would take messages and not show them
             return wrong_method(request, "GET, POST")
-        principal, query = self._access.admit_query(request, name, ("max", "wait", "visibility", "attempt_id"))
+        principal, query = self._access.admit_query(
+            request, name, ("max", "wait", "visibility", "attempt_id"), "receive"
+        )
         return await self._receive(
             principal,
             name,
@@ -145,7 +163,7 @@ class QueueMessages:
         return json_answer({"messages": [shown_message(one) for one in received]})
 
     async def peek(self, request: Request, name: str) -> Answer:
-        principal, query = self._access.admit_query(request, name, ("limit",))
+        principal, query = self._access.admit_query(request, name, ("limit",), "receive")
         limit = query_integer(query, "limit", 1, MOST_SEEN) or MAX_RECEIVE
         messages = await self._queues.peek(principal.home, name, limit)
         return json_answer({"messages": [shown_message(one) for one in messages]})
@@ -153,14 +171,14 @@ class QueueMessages:
     # -- delete, change visibility
 
     async def delete(self, request: Request, name: str, receipt: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "receive").home
         (refusal,) = await self._queues.delete(home, name, [receipt])
         if refusal is not None:
             raise refusal
         return NO_CONTENT
 
     async def delete_batch(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "receive").home
         body = Members(read_object(request))
         body.only("entries", "receipts")
         if ("entries" in body) == ("receipts" in body):
@@ -179,7 +197,7 @@ class QueueMessages:
         return _outcome(ids, await self._queues.delete(home, name, receipts))
 
     async def change_visibility(self, request: Request, name: str, receipt: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "receive").home
         body = Members(read_object(request))
         body.only("visibility")
         seconds = required(whole(body, "visibility"), "visibility")
@@ -189,7 +207,7 @@ class QueueMessages:
         return NO_CONTENT
 
     async def change_visibility_batch(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "receive").home
         body = Members(read_object(request))
         body.only("entries")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 import attrs
 
+from flowgate.allowances import FREE, Allowance
 from flowgate.auth.permissions import Principal
 from flowgate.errors import Conflict, InsufficientScope, InvalidTopic, NotFound
 from flowgate.http.answers import NO_CONTENT, Answer, Headers, Route, json_answer
@@ -34,10 +35,12 @@ class Immutable(Conflict):
 class QueueCalls:
     """Translates between HTTP and the queues, which check all values themselves."""
 
-    def __init__(self, queues: Queues, credentials: Credentials) -> None:
+    def __init__(
+        self, queues: Queues, credentials: Credentials, allowance: Callable[[Principal], Allowance] = lambda _: FREE
+    ) -> None:
         self._queues = queues
         self._access = QueueAccess(credentials)
-        self._messages = QueueMessages(queues, credentials)
+        self._messages = QueueMessages(queues, credentials, allowance)
 
     def routes(self) -> list[Route]:
         return [
@@ -78,33 +81,33 @@ class QueueCalls:
         principal = self._access.admit(request)
         members = read_object(request)
         name = Members(members).text("name")
-        check_grant(principal, name)
+        check_grant(principal, name, "manage")
         config = {member: value for member, value in members.items() if member != "name"}
         return await self._configure(principal, name, config, ((b"Location", f"{_QUEUES}/{quote(name)}".encode()),))
 
     async def configure(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "manage")
         return await self._configure(principal, name, read_object(request) if request.body() else {})
 
     async def _configure(
         self, principal: Principal, name: str, config: Mapping[str, object], headers: Headers = ()
     ) -> Answer:
-        _check_dead_letter(principal, config)
+        _check_dead_letter(principal, name, config)
         outcome = await self._queues.configure(principal.home, name, config)
         described = await self._queues.describe(principal.home, name)
         created = outcome is Configured.CREATED
         return json_answer(shown_queue(described), 201 if created else 200, headers if created else ())
 
     async def describe(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "receive", "manage").home
         described = await self._queues.describe(home, name)
         stats = await self._queues.stats(home, name)
         return json_answer({**shown_queue(described), "stats": attrs.asdict(stats)})
 
     async def change(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "manage")
         changes = read_object(request)
-        _check_dead_letter(principal, changes)
+        _check_dead_letter(principal, name, changes)
         other = "standard" if is_fifo(name) else "fifo"
         if changes.get("type") == other:
             raise Immutable("a queue cannot become one of the other type")
@@ -128,12 +131,12 @@ class QueueCalls:
         return await self._queues.edit(home, name, merge)
 
     async def remove(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "manage").home
         await self._queues.remove(home, name)
         return NO_CONTENT
 
     async def purge(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "manage").home
         no_members(request)
         await self._queues.purge(home, name)
         return NO_CONTENT
@@ -141,13 +144,13 @@ class QueueCalls:
     # -- dead letters
 
     async def sources(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "receive", "manage")
         await self._queues.describe(principal.home, name)  # if there is none, it is no dead-letter queue
         names = self._queues.sources(principal.home, name)
         return json_answer({"queues": [one for one in names if principal.grants.may_use_queue(one)]})
 
     async def start_redrive(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "manage")
         body = optional_members(request, "destination", "max_per_second")
         destination = body.optional_text("destination")
         redrive = await self._queues.start_redrive(
@@ -156,17 +159,17 @@ class QueueCalls:
         return json_answer(shown_redrive(redrive), 202)
 
     async def redrives(self, request: Request, name: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "manage").home
         return json_answer({"tasks": [shown_redrive(one) for one in await self._queues.redrives(home, name)]})
 
     async def cancel_redrive(self, request: Request, name: str, task: str) -> Answer:
-        home = self._access.admit(request, name).home
+        home = self._access.admit(request, name, "manage").home
         return json_answer(shown_redrive(await self._queues.cancel_redrive(home, name, task)))
 
     # -- subscriptions to topics
 
     async def subscribe(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "manage")
         body = Members(read_object(request))
         body.only("topic")
         topic = body.text("topic")
@@ -180,13 +183,13 @@ class QueueCalls:
         return json_answer({"topic": topic}, 201 if new else 200)
 
     async def subscriptions(self, request: Request, name: str) -> Answer:
-        principal = self._access.admit(request, name)
+        principal = self._access.admit(request, name, "manage")
         described = await self._queues.describe(principal.home, name)
         return json_answer({"subscriptions": [{"topic": _shown(principal, one)} for one in described.subscriptions]})
 
     async def unsubscribe(self, request: Request, name: str) -> Answer:
         # Not every client can send a body with DELETE.
-        principal = self._access.admit_any(request, name)
+        principal = self._access.admit_any(request, name, "manage")
         query = read_query(request, "topic")
         check_known(query, ("topic",), "parameter")
         if "topic" in query:
@@ -203,12 +206,12 @@ class QueueCalls:
         return NO_CONTENT
 
 
-def _check_dead_letter(principal: Principal, config: Mapping[str, object]) -> None:
-    """Whoever names a dead-letter queue sends to it: that needs a grant as well."""
+def _check_dead_letter(principal: Principal, name: str, config: Mapping[str, object]) -> None:
+    """Whoever names a dead-letter queue has messages moved to it: that needs grants as well."""
     dead = config.get("dead_letter")
     queue = dead.get("queue") if isinstance(dead, dict) else None
-    if isinstance(queue, str):
-        check_grant(principal, queue)
+    if isinstance(queue, str) and not principal.grants.may_move(name, queue):
+        raise InsufficientScope("the token does not permit moving messages from this queue to its dead-letter queue")
 
 
 def _resolve(principal: Principal, topic: str) -> Resolved:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -99,6 +99,13 @@ class OpenQueues:
     def opened(self, namespace: Namespace, name: str) -> Replica | None:
         """The queue's replica, if it is open."""
         return self._open.get((namespace, name))
+
+    def __len__(self) -> int:
+        """How many queues are open."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(list(self._open.values()))
 
     async def _make(self, key: _Key) -> Replica:
         namespace, name = key

@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flowgate.auth.permissions import queue_covers
+from flowgate.auth.permissions import may_move
 from flowgate.errors import Conflict, InsufficientScope, NotFound, Refused
 from flowgate.interfaces import IStore
 from flowgate.queues.directory import Directory
@@ -80,11 +80,6 @@ def _parse(value: bytes) -> list[_Task]:
     return [
         _Task(Redrive(**one["redrive"]), one["runner"], one["beat"], tuple(one["grants"])) for one in json.loads(value)
     ]
-
-
-def covered(grants: Sequence[str], name: str) -> bool:
-    """Whether grants of queues take in the queue ``name``."""
-    return any(queue_covers(granted, name) for granted in grants)
 
 
 class Redrives:
@@ -305,8 +300,8 @@ class Redrives:
         goal = task.redrive.destination or envelope.source
         if goal is None:
             raise NotFound("a message did not come from another queue: name a destination")
-        if not covered(task.grants, goal):
-            raise InsufficientScope(f"who began the task may not send to the queue {goal}")
+        if not may_move(task.grants, replica.name, goal):
+            raise InsufficientScope(f"who began the task may not have messages moved to the queue {goal}")
         await self._directory.find(replica.namespace, goal)
         target = await self._open(replica.namespace, goal)
         message = replica.machine.find(grant.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flowgate.auth.permissions import Principal
+from flowgate.auth.permissions import Principal, may_move
 from flowgate.connections import Connections, IConnection
 from flowgate.errors import (
     BusUnavailable,
@@ -28,6 +28,7 @@ from flowgate.errors import (
     Refused,
 )
 from flowgate.interfaces import IQueueLogs, IStore
+from flowgate.metering import Meter
 from flowgate.queues.directory import Directory
 from flowgate.queues.envelope import Envelope
 from flowgate.queues.held import Accepted, Done, Grant, Handout
@@ -65,7 +66,7 @@ from flowgate.queues.model import (
 from flowgate.queues.moving import DeadLetters
 from flowgate.queues.opening import OpenQueues
 from flowgate.queues.receipts import Receipt, Receipts
-from flowgate.queues.redrive import Redrives, covered
+from flowgate.queues.redrive import Redrives
 from flowgate.queues.replica import Replica, Soon, at_once
 from flowgate.queues.together import outcomes, raise_if_all
 from flowgate.topics import Namespace
@@ -90,6 +91,8 @@ class VisibilityTotal(InvalidParameter):
 @implementer(IConnection)
 class _Poll:
     """A receive that waits."""
+
+    protocol = "queue"
 
     def __init__(self, waiting: Deferred[Handout]) -> None:
         self._waiting = waiting
@@ -139,6 +142,7 @@ class Queues:
         connections: Connections | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         soon: Soon = at_once,
+        meter: Meter | None = None,
     ) -> None:
         """Prepare the queues.
 
@@ -150,8 +154,13 @@ class Queues:
         :param connections: where receives that wait are known, so that they can be ended.
         :param max_in_flight: messages of one queue that are with receivers; the same on all nodes.
         :param soon: calls something once all that has come by now is taken in: what it leads to can go together.
+        :param meter: counts what is done.
         """
         self._logs = logs
+        meter = Meter() if meter is None else meter
+        self._sent, self._received, self._deleted = (
+            meter.counter("queue_messages", operation) for operation in ("send", "receive", "delete")
+        )
         self._receipts = Receipts(secret)
         self._connections = connections
         self._directory = Directory(store, now)
@@ -354,14 +363,16 @@ class Queues:
         """:returns: a Deferred of :class:`QueueStats`; :class:`NotFound` if there is no such queue."""
 
         async def stats() -> QueueStats:
-            replica, config = await self._use(namespace, name)
-            now, machine = replica.bus_now(), replica.machine
-            visible, in_flight, delayed = machine.counts(now, config.retention)
-            oldest = machine.oldest()
-            age = 0.0 if oldest is None else max(0.0, (now - oldest) / _SECOND)
-            return QueueStats(visible, in_flight, delayed, machine.bytes, min(age, float(config.retention)))
+            return _stats(*await self._use(namespace, name))
 
         return Deferred.fromCoroutine(stats())
+
+    def open_stats(self) -> Iterator[tuple[Namespace, str, QueueStats]]:
+        """What the queues hold that are open on this node, by namespace and name."""
+        for replica in self.opened:
+            description = self._directory.known(replica.namespace, replica.name)
+            if description is not None:  # else it is being removed
+                yield replica.namespace, replica.name, _stats(replica, description.config)
 
     async def _use(self, namespace: Namespace, name: str) -> tuple[Replica, QueueConfig]:
         description = self._directory.known(namespace, name)
@@ -437,6 +448,7 @@ class Queues:
                 results.append(result)  # what was refused before is its own outcome
             else:
                 results.append(_sent(one[0], message, result))
+                self._sent.value += 1
         raise_if_all(results, NotFound, BusUnavailable)
         return results
 
@@ -466,6 +478,7 @@ class Queues:
             for result in reversed(await outcomes(under_way)):
                 if isinstance(result, Refused):
                     raise result
+            self._sent.value += len(messages)
 
         return Deferred.fromCoroutine(deposit())
 
@@ -554,6 +567,7 @@ class Queues:
                 continue
             receipt = self._receipts.issue(namespace, name, Receipt(incarnation, grant.place, grant.number))
             received.append(_received(Envelope.decode(blob), grant, receipt))
+        self._received.value += len(received)
         return received
 
     def peek(self, namespace: Namespace, name: str, limit: int = 10) -> Deferred[list[ReceivedMessage]]:
@@ -587,9 +601,13 @@ class Queues:
         def command(replica: Replica, receipt: Receipt, _: int) -> tuple[Any, ...]:
             return "d", receipt.place, receipt.number
 
-        return Deferred.fromCoroutine(
-            self._each(namespace, name, [(receipt, 0) for receipt in receipts], command, gone=None)
-        )
+        async def delete() -> list[Refused | None]:
+            wishes = [(receipt, 0) for receipt in receipts]
+            results = await self._each(namespace, name, wishes, command, gone=None)
+            self._deleted.value += results.count(None)
+            return results
+
+        return Deferred.fromCoroutine(delete())
 
     def change_visibility(
         self, namespace: Namespace, name: str, changes: Sequence[tuple[str, int]]
@@ -675,8 +693,8 @@ class Queues:
                 if destination == name or is_fifo(destination) != is_fifo(name):
                     raise InvalidParameter("the destination is another queue of the same kind")
             for goal in self.sources(namespace, name) if destination is None else [destination]:
-                if not covered(grants, goal):
-                    raise InsufficientScope(f"the token does not permit using the queue {goal}")
+                if not may_move(grants, name, goal):
+                    raise InsufficientScope(f"the token does not permit moving messages from here to the queue {goal}")
             return await self._redrives.begin(namespace, name, destination, max_per_second, grants)
 
         return Deferred.fromCoroutine(start())
@@ -773,6 +791,14 @@ class Queues:
             return True
 
         return Deferred.fromCoroutine(unsubscribe())
+
+
+def _stats(replica: Replica, config: QueueConfig) -> QueueStats:
+    now, machine = replica.bus_now(), replica.machine
+    oldest = machine.oldest()
+    visible, in_flight, delayed = machine.counts(now, config.retention)
+    age = 0.0 if oldest is None else max(0.0, (now - oldest) / _SECOND)
+    return QueueStats(visible, in_flight, delayed, machine.bytes, min(age, float(config.retention)))
 
 
 def _refusals(messages: Sequence[Outgoing], config: QueueConfig) -> list[Refused]:

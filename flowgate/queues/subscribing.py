@@ -15,6 +15,9 @@ queue messages are roughly in order.
 **No faster than the queue.**  History keeps a bounded number of messages of each topic, so who publishes faster than
 that can be deposited is slowed down (:meth:`~flowgate.interfaces.IGroups.room`).
 
+**Other accounts' topics** are had for as long as these say so (``admits``): a subscription that reaches there without
+leave rests.
+
 **What cannot be deposited** now is given back to the group, and a moment later this node takes part again.  What never
 can, since the queue takes only smaller messages, is dropped, counted and logged: it must not keep back the others.
 """
@@ -65,12 +68,20 @@ class QueueSubscriptions:
     """
 
     def __init__(
-        self, queues: ISubscribedQueues, groups: IGroups, epoch: Callable[[], str], clock: IReactorTime
+        self,
+        queues: ISubscribedQueues,
+        groups: IGroups,
+        epoch: Callable[[], str],
+        clock: IReactorTime,
+        admits: Callable[[Namespace, str], bool] = lambda home, filter_: True,
     ) -> None:
         """Nothing happens before :meth:`start`.
 
         :param epoch: tells the epoch of the topics' stream.
+        :param admits: whether the queues of a namespace may have the messages of a full filter, now.
         """
+        self._admits = admits
+        self._elsewhere: dict[tuple[Namespace, str], tuple[str, ...]] = {}  # all filters of queues with any there
         self.queues = queues
         self.groups = groups
         self.epoch = epoch
@@ -124,7 +135,12 @@ class QueueSubscriptions:
         """Learn what subscriptions a queue has; none if it was removed."""
         if self._stopped:
             return
-        wanted = dict.fromkeys(filters)
+        filters = tuple(filters)
+        if all(filter_.startswith(home.prefix) for filter_ in filters):
+            self._elsewhere.pop((home, name), None)
+        else:
+            self._elsewhere[home, name] = filters
+        wanted = dict.fromkeys(filter_ for filter_ in filters if self._admits(home, filter_))
         subscriptions = self._subscriptions.setdefault((home, name), {})
         for filter_, subscription in list(subscriptions.items()):
             if subscription.confirmed and (filter_ not in wanted or subscription.remade):
@@ -137,12 +153,22 @@ class QueueSubscriptions:
         if not subscriptions:
             del self._subscriptions[home, name]
 
+    def review(self) -> None:
+        """What queues may have of other accounts' topics has changed.
+
+        A subscription that is not admitted rests: it is forgotten on all nodes, though the queue still has it, and
+        begins anew, with what is published from then on, when it is admitted again.
+        """
+        for (home, name), filters in list(self._elsewhere.items()):
+            self.changed(home, name, filters)
+
     def subscribed(self, home: Namespace, name: str) -> Sequence[str]:
-        """The subscriptions that a queue has now."""
+        """The subscriptions that a queue has now, and may have."""
         try:
-            return self.queues.find(home, name).subscriptions
+            filters = self.queues.find(home, name).subscriptions
         except NotFound:
             return ()
+        return [filter_ for filter_ in filters if self._admits(home, filter_)]
 
     def drop(self, subscription: Subscription) -> None:
         """Forget a subscription, on all nodes."""

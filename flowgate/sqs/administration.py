@@ -77,9 +77,9 @@ class Administration:
         wants_fifo = given.get("FifoQueue", "").lower() == "true"
         if wants_fifo != is_fifo(name):
             raise SqsError("InvalidParameterValue", _FIFO_NAME if wants_fifo else BAD_NAME)
-        name = call.named_queue()
+        name = call.named_queue("manage")
         changes = Reader(call.naming, name, call.region).read(given)
-        await self._check_dead_letters(call, changes, given)
+        await self._check_dead_letters(call, name, changes, given)
         existing = None
         if changes.kept:
             with contextlib.suppress(NotFound):
@@ -95,11 +95,12 @@ class Administration:
             raise SqsError("QueueNameExists", f"A queue already exists with the same name{which}.") from None
         return {"QueueUrl": call.url(name)}
 
-    async def _check_dead_letters(self, call: Call, changes: Changes, given: dict[str, str]) -> None:
+    async def _check_dead_letters(self, call: Call, name: str, changes: Changes, given: dict[str, str]) -> None:
         """:raises SqsError: if the dead-letter queue is not there, may not be used, or does not take these."""
         target = changes.members.get("dead_letter")
         if isinstance(target, dict):
-            call.permit(target["queue"])
+            if not call.principal.grants.may_move(name, target["queue"]):
+                raise call.denied(target["queue"])
             try:
                 await self._queues.describe(call.home, target["queue"])
             except NotFound:
@@ -108,10 +109,10 @@ class Administration:
                 ) from None
 
     async def delete_queue(self, call: Call) -> None:
-        await self._queues.remove(call.home, call.queue())
+        await self._queues.remove(call.home, call.queue("manage"))
 
     async def purge_queue(self, call: Call) -> None:
-        await self._queues.purge(call.home, call.queue())
+        await self._queues.purge(call.home, call.queue("manage"))
 
     async def get_queue_url(self, call: Call) -> dict[str, object]:
         name = call.named_queue()
@@ -150,7 +151,7 @@ class Administration:
         return answer
 
     async def list_dead_letter_source_queues(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("receive", "manage")
         await self._queues.describe(call.home, name)
         after = _name_of(call.arguments["NextToken"]) if call.arguments.get("NextToken") else ""
         sources = self._queues.sources(call.home, name)
@@ -159,7 +160,7 @@ class Administration:
     # -- attributes
 
     async def get_queue_attributes(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("receive", "manage")
         asked = call.arguments.get("AttributeNames", [])
         described = await self._queues.describe(call.home, name)
         for one in asked:
@@ -173,11 +174,11 @@ class Administration:
         return {"Attributes": found} if found else {}
 
     async def set_queue_attributes(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("manage")
         await self._queues.describe(call.home, name)
         given = call.arguments["Attributes"]
         changes = Reader(call.naming, name, call.region).read(given)
-        await self._check_dead_letters(call, changes, given)
+        await self._check_dead_letters(call, name, changes, given)
         if changes.members:
             await self._queues.change(call.home, name, changes.members)
         if changes.kept:
@@ -198,7 +199,7 @@ class Administration:
     # -- tags
 
     async def tag_queue(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("manage")
         await self._queues.describe(call.home, name)
         given = call.arguments["Tags"]
         if not given:
@@ -214,7 +215,7 @@ class Administration:
         await self._edit(call, name, changes)
 
     async def untag_queue(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("manage")
         await self._queues.describe(call.home, name)
         keys = call.arguments["TagKeys"]
         if not keys:
@@ -226,13 +227,13 @@ class Administration:
         await self._edit(call, name, changes)
 
     async def list_queue_tags(self, call: Call) -> dict[str, object]:
-        tags = (await self._queues.describe(call.home, call.queue())).config.tags
+        tags = (await self._queues.describe(call.home, call.queue("receive", "manage"))).config.tags
         return {"Tags": dict(tags)} if tags else {}
 
     # -- permissions: kept and shown, but who may do what is a matter of the API key's grants
 
     async def add_permission(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("manage")
         await self._queues.describe(call.home, name)
         label, actions, accounts = (call.arguments[key] for key in ("Label", "Actions", "AWSAccountIds"))
         if not actions:
@@ -267,7 +268,7 @@ class Administration:
         await self._edit(call, name, changes)
 
     async def remove_permission(self, call: Call) -> None:
-        name, label = call.queue(), call.arguments["Label"]
+        name, label = call.queue("manage"), call.arguments["Label"]
         await self._queues.describe(call.home, name)
         arn = call.naming.arn(name, call.region)
 

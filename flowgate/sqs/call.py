@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from flowgate.auth.permissions import Principal
+from flowgate.auth.permissions import Principal, QueueVerb
 from flowgate.sqs.names import Naming
 from flowgate.sqs.wire import SqsError, invalid_value
 from flowgate.topics import Namespace
@@ -32,29 +32,32 @@ class Call:
     def home(self) -> Namespace:
         return self.principal.home
 
-    def permit(self, queue: str) -> str:
-        """Return the name of a queue that may be used.
+    def denied(self, queue: str) -> SqsError:
+        arn = self.naming.arn(queue, self.region)
+        return SqsError("AccessDenied", f"Access to the resource {arn} is denied: the API key does not grant it.")
 
-        :raises SqsError: if it may not.
+    def permit(self, queue: str, *verbs: QueueVerb) -> str:
+        """Return the name of a queue with which one of ``verbs`` is granted; without any: with which anything is.
+
+        :raises SqsError: if not.
         """
-        if not self.principal.grants.may_use_queue(queue):
-            arn = self.naming.arn(queue, self.region)
-            raise SqsError("AccessDenied", f"Access to the resource {arn} is denied: the API key does not grant it.")
+        if not self.principal.grants.may_use_queue(queue, *verbs):
+            raise self.denied(queue)
         return queue
 
-    def queue(self) -> str:
+    def queue(self, *verbs: QueueVerb) -> str:
         """Our name of the queue that is meant.
 
-        :raises SqsError: if there cannot be such a queue, or it may not be used.
+        :raises SqsError: if there cannot be such a queue, or none of ``verbs`` is granted.
         """
-        return self.permit(self.naming.of_url(self.arguments["QueueUrl"], self.region))
+        return self.permit(self.naming.of_url(self.arguments["QueueUrl"], self.region), *verbs)
 
-    def named_queue(self) -> str:
+    def named_queue(self, *verbs: QueueVerb) -> str:
         """Our name of the queue that ``QueueName`` names.
 
-        :raises SqsError: if it cannot be the name of a queue, or the queue may not be used.
+        :raises SqsError: if it cannot be the name of a queue, or none of ``verbs`` is granted.
         """
-        return self.permit(self.naming.inside(self.arguments["QueueName"], self.region))
+        return self.permit(self.naming.inside(self.arguments["QueueName"], self.region), *verbs)
 
     def url(self, queue: str) -> str:
         return self.naming.url(self.base(), queue, self.region)

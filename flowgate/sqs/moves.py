@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Final
 
+from flowgate.auth.permissions import QueueVerb
 from flowgate.errors import Conflict, NotFound
 from flowgate.queues.model import MAX_REDRIVE_RATE, Redrive
 from flowgate.queues.service import Queues
@@ -23,13 +24,13 @@ def _handle(task: Redrive, arn: str) -> str:
     return base64.b64encode(json.dumps({"taskId": task.id, "sourceArn": arn}).encode()).decode()
 
 
-def _queue_of_arn(call: Call, member: str) -> str:
-    """:raises SqsError: if the argument names no queue, or one that may not be used."""
+def _queue_of_arn(call: Call, member: str, *verbs: QueueVerb) -> str:
+    """:raises SqsError: if the argument names no queue, or one with which none of ``verbs`` is granted."""
     arn = call.arguments[member]
     name = call.naming.of_arn(arn, call.region)
     if name is None:
         raise invalid_value(arn[:200], member, "It is not the ARN of a queue.")
-    return call.permit(name)
+    return call.permit(name, *verbs)
 
 
 def _shown(call: Call, name: str, task: Redrive) -> dict[str, object]:
@@ -59,9 +60,11 @@ class Moves:
         self._queues = queues
 
     async def start_message_move_task(self, call: Call) -> dict[str, object]:
-        name = _queue_of_arn(call, "SourceArn")
+        name = _queue_of_arn(call, "SourceArn", "manage")
         rate = call.ranged("MaxNumberOfMessagesPerSecond", 1, MAX_REDRIVE_RATE, None)
-        destination = _queue_of_arn(call, "DestinationArn") if "DestinationArn" in call.arguments else None
+        destination = (
+            _queue_of_arn(call, "DestinationArn", "send", "manage") if "DestinationArn" in call.arguments else None
+        )
         for queue in (name, *(() if destination is None else (destination,))):
             try:
                 await self._queues.describe(call.home, queue)
@@ -82,7 +85,7 @@ class Moves:
         return {"TaskHandle": _handle(task, call.naming.arn(name, call.region))}
 
     async def list_message_move_tasks(self, call: Call) -> dict[str, object]:
-        name = _queue_of_arn(call, "SourceArn")
+        name = _queue_of_arn(call, "SourceArn", "manage")
         limit = call.ranged("MaxResults", 1, _MOST_LISTED, 1)
         try:
             tasks = await self._queues.redrives(call.home, name)
@@ -100,7 +103,7 @@ class Moves:
         name = call.naming.of_arn(arn, call.region)
         if name is None:
             raise invalid_value(handle[:200], "TaskHandle", "It is not the handle of a task.")
-        call.permit(name)
+        call.permit(name, "manage")
         try:
             task = await self._queues.cancel_redrive(call.home, name, task_id)
         except NotFound:

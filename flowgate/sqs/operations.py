@@ -6,6 +6,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
+from flowgate.allowances import FREE, Allowance
+from flowgate.auth.permissions import Principal
 from flowgate.queues.service import Queues
 from flowgate.sqs.administration import Administration
 from flowgate.sqs.call import Call
@@ -21,9 +23,9 @@ def snake_case(operation: str) -> str:
     return re.sub(r"(?<!^)([A-Z])", r"_\1", operation).lower()
 
 
-def operations(queues: Queues) -> dict[str, Perform]:
+def operations(queues: Queues, allowance: Callable[[Principal], Allowance] = lambda _: FREE) -> dict[str, Perform]:
     """What performs each operation; it gives the result, or ``None`` for an operation without one."""
-    rooms = (Sending(queues), Receiving(queues), Administration(queues), Moves(queues))
+    rooms = (Sending(queues, allowance), Receiving(queues), Administration(queues), Moves(queues))
     found = {}
     for name in OPERATIONS:
         method = snake_case(name)

@@ -54,7 +54,7 @@ class Receiving:
         self._queues = queues
 
     async def receive_message(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("receive")
         arguments = call.arguments
         limit = call.ranged("MaxNumberOfMessages", 1, MAX_RECEIVE, 1)
         wait = call.ranged("WaitTimeSeconds", 0, MAX_WAIT, None, f"Must be >= 0 and <= {MAX_WAIT}, if provided.")
@@ -105,14 +105,14 @@ class Receiving:
     # -- receipts
 
     async def delete_message(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("receive")
         receipt = call.arguments["ReceiptHandle"]
         [result] = await self._queues.delete(call.home, name, [receipt])
         if result is not None:
             raise _of_receipt(receipt, result, False)
 
     async def delete_message_batch(self, call: Call) -> Mapping[str, object]:
-        name = call.queue()
+        name = call.queue("receive")
         entries = call.arguments.get("Entries", ())
         try:
             check_batch(entries, "DeleteMessageBatchRequestEntry")
@@ -123,7 +123,7 @@ class Receiving:
         return _outcomes(entries, results)
 
     async def change_message_visibility(self, call: Call) -> None:
-        name = call.queue()
+        name = call.queue("receive")
         receipt, seconds = call.arguments["ReceiptHandle"], call.arguments["VisibilityTimeout"]
         if not 0 <= seconds <= MAX_VISIBILITY:
             raise invalid_value(seconds, "VisibilityTimeout", _BAD_VISIBILITY)
@@ -132,7 +132,7 @@ class Receiving:
             raise _of_receipt(receipt, result, False, seconds)
 
     async def change_message_visibility_batch(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("receive")
         entries = call.arguments.get("Entries", ())
         try:
             check_batch(entries, "ChangeMessageVisibilityBatchRequestEntry")

@@ -30,6 +30,7 @@ from flowgate.errors import (
     ReceiptInvalid,
     Refused,
     TooManyConnections,
+    TooManySubscriptions,
     UnsupportedMediaType,
 )
 from flowgate.queues.model import InFlightLimit, InvalidCharacters, QueueFull, ReceiptExpired
@@ -69,6 +70,7 @@ REFUSALS: Final[Mapping[type[Refused], tuple[str, str]]] = {
     IdempotencyInProgress: ("UnsupportedOperation", ""),
     RateLimited: ("RequestThrottled", ""),
     TooManyConnections: ("RequestThrottled", ""),
+    TooManySubscriptions: ("OverLimit", ""),
     InFlightLimit: ("OverLimit", "The maximum number of in flight messages is reached."),
     QueueFull: ("RequestThrottled", ""),  # which SDKs try again
     Internal: ("InternalFailure", "The request processing has failed because of an unknown error."),

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -13,6 +12,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from flowgate.allowances import FREE, Allowance
 from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Principal
 from flowgate.errors import Internal, InvalidParameter, InvalidToken, NotFound, Refused
@@ -21,6 +21,7 @@ from flowgate.http.bodies import media_type
 from flowgate.http.health import welcome
 from flowgate.http.request import Request
 from flowgate.queues.service import Queues
+from flowgate.rates.attempts import Attempts, network_of
 from flowgate.sqs.call import Call
 from flowgate.sqs.names import Naming
 from flowgate.sqs.operations import operations
@@ -54,33 +55,6 @@ _FOREVER: Final = float("inf")
 
 _MOST_FAILURES: Final = 60
 _FAILURES_SECONDS: Final = 60
-_REMEMBERED: Final = 10_000
-
-
-class Failures:
-    """Counts wrong signatures by address and key id: somebody who has only wrong ones is not calculated for any more.
-
-    :param now: seconds.
-    """
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._counts: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
-
-    def too_many(self, address: str, key_id: str) -> bool:
-        until, count = self._counts.get((address, key_id), (0.0, 0))
-        return count >= _MOST_FAILURES and self._now() < until
-
-    def add(self, address: str, key_id: str) -> bool:
-        """Count one; return whether it is the first of its minute."""
-        who, now = (address, key_id), self._now()
-        until, count = self._counts.pop(who, (0.0, 0))
-        if now >= until:
-            until, count = now + _FAILURES_SECONDS, 0
-        if len(self._counts) >= _REMEMBERED:
-            self._counts.popitem(last=False)
-        self._counts[who] = (until, count + 1)
-        return count == 0
 
 
 class _Json:
@@ -135,6 +109,7 @@ class SqsCalls:
     :param now: seconds since 1970 UTC.
     :param account: the account id in URLs and ARNs: twelve digits.
     :param separate_regions: whether each region has queues of its own.
+    :param allowance: finds who pays for what is sent.
     """
 
     def __init__(
@@ -144,16 +119,17 @@ class SqsCalls:
         now: Callable[[], float],
         account: str = "123456789012",
         separate_regions: bool = False,
+        allowance: Callable[[Principal], Allowance] = lambda _: FREE,
     ) -> None:
         self._keyring = keyring
         self._naming = Naming(account, separate_regions)
         self._signatures = Signatures(keyring.secret_of, now)
-        self._failures = Failures(now)
-        self._operations = operations(queues)
+        self._failures = Attempts(now, _MOST_FAILURES, _FAILURES_SECONDS)
+        self._operations = operations(queues, allowance)
 
     def routes(self) -> list[Route]:
         paths = ("/", "/sqs", "/sqs/", "/<int:account>/<queue>", "/sqs/<int:account>/<queue>", "/queue/<queue>")
-        return [Route(method, path, self.call) for path in paths for method in ("POST", "GET")]
+        return [Route(method, path, self.call, protocol="sqs") for path in paths for method in ("POST", "GET")]
 
     async def call(self, request: Request, **parts: object) -> Answer:
         """Answer a request of either protocol."""
@@ -171,16 +147,19 @@ class SqsCalls:
             call = Call(principal, region, base, asked.arguments(operation), self._naming)
             return asked.answer(operation, await self._operations[operation](call), request.request_id)
         except SqsError as error:
+            request.refused = error.name
             return asked.failure(error, request.request_id)
         except CancelledError:
             raise
         except Refused as refusal:
             if refusal.status == 500:
                 _log.failure("request {request_id}: refused by a fault of ours", request_id=request.request_id)
+            request.refused = refusal.code
             return asked.failure(in_words_of_sqs(refusal), request.request_id)
         except Exception:
             if not request.gone:
                 _log.failure("request {request_id} failed", request_id=request.request_id)
+            request.refused = Internal.code
             return asked.failure(in_words_of_sqs(Internal()), request.request_id)
 
     def _authenticate(self, request: Request, path: bytes, query: bytes, headers: Headers) -> tuple[Principal, str]:
@@ -192,16 +171,16 @@ class SqsCalls:
         claim = read_claim(query, headers)
         if b"x-amz-security-token" in headers or b"X-Amz-Security-Token=" in query:
             raise InvalidToken("there are no session tokens")
-        address = str(getattr(request.getClientAddress(), "host", ""))
+        address = network_of(str(getattr(request.client, "host", "")))
         try:
             self._signatures.verify(claim, request.method, path, query, headers, request.body())
         except SqsError as error:
             if error.name != "SignatureDoesNotMatch":
                 raise
             # Whoever signs rightly is let in all the same: key ids are public, and addresses are shared.
-            if self._failures.too_many(address, claim.key_id):
+            if self._failures.wait((address, claim.key_id)):
                 raise SqsError("RequestThrottled", "Too many requests with a wrong signature; wait a minute.") from None
-            if self._failures.add(address, claim.key_id):
+            if self._failures.add((address, claim.key_id)):
                 _log.warn("a request that was signed as {key_id} has a wrong signature", key_id=claim.key_id)
             if self._keyring.find(claim.key_id) is None:
                 raise in_words_of_sqs(InvalidToken()) from None

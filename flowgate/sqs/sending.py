@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from flowgate.allowances import Allowance
+from flowgate.auth.permissions import Principal
 from flowgate.errors import InvalidParameter, MessageTooLarge, Refused
 from flowgate.queues.model import (
     MAX_ATTRIBUTES,
@@ -18,6 +20,7 @@ from flowgate.queues.model import (
     check_token,
     is_fifo,
 )
+from flowgate.queues.paying import send_paid
 from flowgate.queues.service import Queues
 from flowgate.sqs.batches import Entry, check_batch, failure
 from flowgate.sqs.call import Call
@@ -111,15 +114,24 @@ def read_token(name: str, value: str | None) -> str | None:
 class Sending:
     """Translates between SQS and the queues, which check all values themselves."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, allowance: Callable[[Principal], Allowance]) -> None:
+        """Be ready.
+
+        :param allowance: finds who pays.
+        """
         self._queues = queues
+        self._allowance = allowance
+
+    async def _send(self, call: Call, name: str, messages: Sequence[Outgoing]) -> list[Sent | Refused]:
+        allowance = self._allowance(call.principal)
+        return await send_paid(allowance, messages, lambda some: self._queues.send(call.home, name, some))
 
     async def send_message(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("send")
         await self._check_fifo(call, name, [call.arguments])
         outgoing = self._outgoing(call, name, call.arguments)
         try:
-            [result] = await self._queues.send(call.home, name, [outgoing])
+            [result] = await self._send(call, name, [outgoing])
         except MessageTooLarge as refused:
             result = refused
         if isinstance(result, Refused):
@@ -127,7 +139,7 @@ class Sending:
         return _sent(result, name)
 
     async def send_message_batch(self, call: Call) -> dict[str, object]:
-        name = call.queue()
+        name = call.queue("send")
         entries = call.arguments.get("Entries", ())
         try:
             check_batch(entries, "SendMessageBatchRequestEntry", lambda: _size(entries))
@@ -144,7 +156,7 @@ class Sending:
                 failed.append(failure(entry, error))
         successful = []
         if sending:
-            results = await self._queues.send(call.home, name, [outgoing for _, outgoing in sending])
+            results = await self._send(call, name, [outgoing for _, outgoing in sending])
             for (entry, _), result in zip(sending, results, strict=True):
                 if isinstance(result, Refused):
                     failed.append(failure(entry, await self._not_sent(call, name, result)))

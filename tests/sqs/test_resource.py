@@ -14,7 +14,6 @@ from botocore.credentials import Credentials
 from twisted.internet.defer import Deferred, fail
 
 from flowgate.errors import BusUnavailable
-from flowgate.sqs.resource import Failures
 from tests.sqs.client import ACCOUNT, ENDPOINT, SqsCase, signed
 
 TARGET = {"X-Amz-Target": "AmazonSQS.ListQueues", "Content-Type": "application/x-amz-json-1.0"}
@@ -222,34 +221,6 @@ class AuthenticationTests(SqsCase):
             self.assertEqual(self.code(wrong), (403, "SignatureDoesNotMatch"))
         self.assertEqual(self.code(wrong), (403, "RequestThrottled"))
         self.assertEqual(self.code(other), (200, ""))
-
-
-class FailuresTests(SqsCase):
-    """The count of wrong signatures."""
-
-    def test_a_minute(self) -> None:
-        """It begins anew after a minute."""
-        now = 0.0
-        failures = Failures(lambda: now)
-        self.assertTrue(failures.add("a", "k"))
-        for _ in range(58):
-            self.assertFalse(failures.add("a", "k"))
-        self.assertFalse(failures.too_many("a", "k"))
-        failures.add("a", "k")
-        self.assertTrue(failures.too_many("a", "k"))
-        self.assertFalse(failures.too_many("b", "k"))
-        now = 60.0
-        self.assertFalse(failures.too_many("a", "k"))
-        self.assertTrue(failures.add("a", "k"))
-
-    def test_bound(self) -> None:
-        """The eldest is forgotten."""
-        failures = Failures(lambda: 0.0)
-        with mock.patch("flowgate.sqs.resource._REMEMBERED", 2):
-            for address in "abc":
-                failures.add(address, "k")
-        self.assertTrue(failures.add("a", "k"))
-        self.assertFalse(failures.add("c", "k"))
 
 
 class TroubleTests(SqsCase):
