@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from flowgate.topics import Namespace
+
+Labels = str | tuple[str, ...]
+"""The values of a counter's labels; a text for a single one, an empty one for none."""
+
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The bounds of histograms of times."""
 
 
 class Count:
@@ -14,6 +22,29 @@ class Count:
 
     def __init__(self) -> None:
         self.value = 0
+
+
+class Histogram:
+    """How many values there were up to each of some bounds, and their sum.
+
+    It costs a search among the bounds: measure what a read or a batch took, not each of its messages.
+
+    :ivar bounds: ascending; a value that is equal to one is counted below it.
+    :ivar counts: of the values up to each bound and above the one before it; the last one of those above all bounds.
+    :ivar sum: of all values.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Count ``value``, ``count`` times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
 
 
 class Account:
@@ -36,39 +67,57 @@ class Account:
 
 
 class Meter:
-    """Named counters, where a label is part of the name, and the counters of accounts."""
+    """Named counters, histograms and gauges, each by the values of its labels, and the counters of accounts.
 
-    __slots__ = ("_accounts", "_counts", "_gauges")
+    What the names mean and what their labels are called is written in :mod:`flowgate.metrics.families`.
+    """
+
+    __slots__ = ("_accounts", "_counts", "_gauges", "_histograms")
 
     def __init__(self) -> None:
-        self._gauges: dict[str, Callable[[], int]] = {}
-        self._counts: dict[tuple[str, str], Count] = {}
+        self._gauges: dict[str, Callable[[], float]] = {}
+        self._counts: dict[tuple[str, Labels], Count] = {}
+        self._histograms: dict[tuple[str, Labels], Histogram] = {}
         self._accounts: dict[Namespace, Account] = {}
 
-    def gauge(self, name: str, read: Callable[[], int]) -> None:
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Have ``read`` called for the value of now whenever somebody asks for :meth:`gauges`."""
         self._gauges[name] = read
 
-    def gauges(self) -> dict[str, int]:
+    def gauges(self) -> dict[str, float]:
         """The values of now of all gauges."""
         return {name: read() for name, read in self._gauges.items()}
 
-    def counter(self, name: str, label: str = "") -> Count:
-        """The counter of ``name`` for ``label`` (a protocol, a reason …)."""
-        return self._counts.setdefault((name, label), Count())
+    def counter(self, name: str, labels: Labels = "") -> Count:
+        """The counter of ``name`` for ``labels`` (a protocol, a protocol and a reason …)."""
+        found = self._counts.get((name, labels))
+        if found is None:
+            found = self._counts[name, labels] = Count()
+        return found
 
-    def add(self, name: str, label: str = "", amount: int = 1) -> None:
-        """Count ``amount`` more of ``name`` for ``label``."""
-        self.counter(name, label).value += amount
+    def add(self, name: str, labels: Labels = "", amount: int = 1) -> None:
+        """Count ``amount`` more of ``name`` for ``labels``."""
+        self.counter(name, labels).value += amount
 
-    def count(self, name: str, label: str = "") -> int:
-        """How many of ``name`` for ``label`` there were."""
-        found = self._counts.get((name, label))
+    def count(self, name: str, labels: Labels = "") -> int:
+        """How many of ``name`` for ``labels`` there were."""
+        found = self._counts.get((name, labels))
         return 0 if found is None else found.value
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """All counters, by name and label."""
+    def counts(self) -> dict[tuple[str, Labels], int]:
+        """All counters, by name and labels."""
         return {key: count.value for key, count in self._counts.items()}
+
+    def histogram(self, name: str, labels: Labels = "", bounds: Sequence[float] = SECONDS) -> Histogram:
+        """The histogram of ``name`` for ``labels``; it has the bounds that were given first."""
+        found = self._histograms.get((name, labels))
+        if found is None:
+            found = self._histograms[name, labels] = Histogram(bounds)
+        return found
+
+    def histograms(self) -> Mapping[tuple[str, Labels], Histogram]:
+        """All histograms, by name and labels."""
+        return self._histograms
 
     def account(self, namespace: Namespace) -> Account:
         """The counters of the clients at home in ``namespace``; to be kept only as long as one of them is connected."""

@@ -1,0 +1,1 @@
+"""What operators are shown: figures for Prometheus, and how the nodes are."""
