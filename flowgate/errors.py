@@ -6,7 +6,7 @@ return code) through one table.  ``status`` and ``code`` are the same on every p
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Refused(Exception):
@@ -121,11 +121,26 @@ class IdempotencyKeyReused(Refused):
 
 
 class RateLimited(Refused):
+    """The peer is too fast.
+
+    :ivar standings: where it stands with each rate, as :class:`flowgate.rates.account.Standing`.
+    """
+
     status, code, title, default_retry_after = 429, "rate_limited", "Too many requests", 1
+
+    def __init__(
+        self, detail: str = "", *, retry_after: int | None = None, standings: tuple[Any, ...] = (), **members: object
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after, **members)
+        self.standings = standings
 
 
 class TooManyConnections(Refused):
     status, code, title, default_retry_after = 429, "too_many_connections", "Too many connections", 5
+
+
+class TooManySubscriptions(Refused):
+    status, code, title = 429, "too_many_subscriptions", "Too many subscriptions"
 
 
 class Internal(Refused):

@@ -75,6 +75,23 @@ class TokenBucket:
 
 
 @attrs.frozen(slots=True)
+class Standing:
+    """Where a client stands with one rate (draft-ietf-httpapi-ratelimit-headers-10).
+
+    :ivar policy: the name of the rate.
+    :ivar quota: how much goes in ``window`` seconds.
+    :ivar remaining: how much is left now.
+    :ivar reset: seconds until something is, 0 if it is.
+    """
+
+    policy: str
+    quota: int
+    window: int
+    remaining: int
+    reset: int
+
+
+@attrs.frozen(slots=True)
 class TopicPolicy:
     """What is kept of topics that match ``filter``.
 

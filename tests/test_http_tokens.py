@@ -177,6 +177,23 @@ class TokenTests(KeyTestCase):
         self.assertNotIn("d", answer.json()["keys"][0])
 
 
+class GuessingTests(KeyTestCase):
+    """Whoever tries keys is made to wait."""
+
+    def test_wrong_keys(self) -> None:
+        """After 60 wrong keys in a minute further ones get 429; a good key works all the same, and the minute ends."""
+        wrong = self.key[:-1] + ("a" if self.key[-1] != "a" else "b")
+        for _ in range(60):
+            self.assertEqual(self.exchange(api_key=wrong).status, 401)
+        self.client.clock.advance(20)
+        refused = self.exchange(api_key="FGAKAAAAAAAAAAAAAAAA.x")
+        self.assertEqual((refused.status, refused.headers["Retry-After"]), (429, "40"))
+        self.assertEqual(refused.json()["code"], "rate_limited")
+        self.assertEqual(self.exchange(api_key=self.key).status, 200)
+        self.client.clock.advance(40)
+        self.assertEqual(self.exchange(api_key=wrong).status, 401)
+
+
 class RevokeTests(KeyTestCase):
     """``POST /token/revoke`` (RFC 7009)."""
 
@@ -265,7 +282,10 @@ class AdministrationTests(KeyTestCase):
         self.assertEqual((bob["publish"], bob["subscribe"], bob["queues"]), (["bob_cafe_a"], [], ["q"]))
         self.assertEqual(
             set(bob),
-            {"id", "user", "app", "name", "publish", "subscribe", "queues", "created_at", "expires_at", "disabled"},
+            {
+                *("id", "user", "app", "name", "publish", "subscribe", "queues", "created_at", "expires_at"),
+                *("last_used_at", "disabled", "successor"),
+            },
         )
 
     def test_revoke(self) -> None:

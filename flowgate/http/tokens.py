@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -12,7 +13,8 @@ import orjson
 from twisted.logger import Logger
 
 from flowgate.auth.keys import ApiKey, Keyring
-from flowgate.auth.tokens import DEFAULT_LIFE, LONGEST_LIFE, SHORTEST_LIFE, TokenService
+from flowgate.auth.signing import LONGEST_LIFE, MAX_AGE
+from flowgate.auth.tokens import DEFAULT_LIFE, SHORTEST_LIFE, TokenService
 from flowgate.errors import (
     AccountSuspended,
     BusUnavailable,
@@ -24,6 +26,7 @@ from flowgate.errors import (
     KeyDisabled,
     MissingField,
     MissingToken,
+    RateLimited,
     Refused,
 )
 from flowgate.http.answers import JSON, Answer, Handler, Route, json_answer
@@ -31,11 +34,16 @@ from flowgate.http.bodies import Members, media_type, read_object
 from flowgate.http.credentials import authorization
 from flowgate.http.problems import problem_headers
 from flowgate.http.request import Request
+from flowgate.rates.attempts import Attempts, network_of
 
 _log = Logger()
 
 _FORM = b"application/x-www-form-urlencoded"
+_KEPT = b"public, max-age=%d" % MAX_AGE
 _MOST_FIELDS = 32
+
+MOST_FAILURES, FAILURES_SECONDS = 60, 60
+"""So many wrong API keys in so many seconds from one address, or one network of IPv6: the next ones get 429."""
 _KINDS = {"publish": "publish", "subscribe": "subscribe", "queue": "queues"}
 
 
@@ -84,7 +92,7 @@ def oauth_error(refusal: Refused, request: Request) -> Answer:
         # A Basic challenge makes browsers open a dialog: only for those who came with Basic ("MUST", section 5.2).
         basic = request.requestHeaders.getRawHeaders(b"Authorization", [b""])[0][:6].lower() == b"basic "
         headers = ((b"WWW-Authenticate", b'%b realm="flow-gate"' % (b"Basic" if basic else b"Bearer")),)
-    return Answer(status, orjson.dumps(body), JSON, headers)
+    return Answer(status, orjson.dumps(body), JSON, headers, refusal.code)
 
 
 def _speaks_oauth(handler: Callable[[Request], Awaitable[Answer]]) -> Handler:
@@ -102,9 +110,22 @@ def _speaks_oauth(handler: Callable[[Request], Awaitable[Answer]]) -> Handler:
 class TokenEndpoint:
     """Makes, revokes and explains tokens."""
 
-    def __init__(self, tokens: TokenService, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        tokens: TokenService,
+        keyring: Keyring,
+        now: Callable[[], float],
+        take_token: Callable[[ApiKey], None] = lambda _: None,
+    ) -> None:
+        """Serve.
+
+        :param now: seconds.
+        :param take_token: counts a token that a key is exchanged for; raises if that is one too many.
+        """
         self._tokens = tokens
         self._keyring = keyring
+        self._take_token = take_token
+        self._failures = Attempts(now, MOST_FAILURES, FAILURES_SECONDS)
 
     def routes(self) -> list[Route]:
         return [
@@ -116,7 +137,8 @@ class TokenEndpoint:
     async def issue(self, request: Request) -> Answer:
         in_header = _key_in_header(request)
         wish = _wish(request, in_header is not None)
-        key = self._authenticate(in_header, wish.api_key)
+        key = self._authenticate(request, in_header, wish.api_key)
+        self._take_token(key)
         issued = self._tokens.issue(
             key,
             app=wish.app,
@@ -138,13 +160,22 @@ class TokenEndpoint:
             }
         )
 
-    def _authenticate(self, in_header: str | None, in_body: str) -> ApiKey:
+    def _authenticate(self, request: Request, in_header: str | None, in_body: str) -> ApiKey:
         if in_header is not None and in_body:
             raise InvalidParameter("the API key is given in the Authorization header or in the body, not in both")
         text = in_header or in_body
         if not text:
             raise MissingToken('an API key is required: {"api_key": "…"}, or Authorization: Bearer <API key>')
-        return self._keyring.authenticate(text)
+        address = network_of(str(getattr(request.client, "host", "")))
+        try:
+            return self._keyring.authenticate(text)
+        except InvalidToken:
+            # Whoever has a good key is let in all the same: addresses are shared.
+            wait = self._failures.wait(address)
+            if wait:
+                raise RateLimited("too many wrong API keys from this address", retry_after=max(1, ceil(wait))) from None
+            self._failures.add(address)
+            raise
 
     async def revoke(self, request: Request) -> Answer:
         """RFC 7009.  Whoever has a token may revoke it; one that is good for nothing is as good as revoked."""
@@ -168,7 +199,7 @@ class TokenEndpoint:
         return json_answer({})
 
     async def jwks(self, request: Request) -> Answer:
-        return json_answer(self._tokens.jwks(), headers=((b"Cache-Control", b"public, max-age=300"),))
+        return json_answer(self._tokens.jwks(), headers=((b"Cache-Control", _KEPT),))
 
 
 def _key_in_header(request: Request) -> str | None:

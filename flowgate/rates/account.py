@@ -100,14 +100,14 @@ class AccountRates:
             )
         tokens.left -= 1
 
-    def take(self, client: Pace, sizes: Sequence[int], patient: bool) -> int:
-        """Take messages of these sizes in bytes, as many of the first ones as there is room for.
+    def take(self, client: Pace, count: int, sizes: Callable[[], Sequence[int]], patient: bool) -> int:
+        """Take messages, as many of the first ones as there is room for.
 
+        :param sizes: finds their sizes in bytes, if these matter.
         :param patient: take all of them; the client will read no further for as long as :meth:`wait` says.
         :returns: how many were taken.
         """
         now = self._now()
-        count = len(sizes)
         self.wanted += count
         messages, whole, key = self._messages, self._bytes, client.key.bucket
         own = size_own = None
@@ -122,9 +122,10 @@ class AccountRates:
         count = max(count, 0)
         if whole is not None:
             size_own = whole.client(client, now)
+            found = sizes()
             if not patient:
-                count = _fitting(whole, size_own, sizes[:count])
-            whole.take(size_own, sum(sizes[:count]))
+                count = _fitting(whole, size_own, found[:count])
+            whole.take(size_own, sum(found[:count]))
         if messages is not None and own is not None:
             messages.take(own, count)
         if key is not None:
@@ -229,9 +230,9 @@ class Pace:
         """Whether there is any bound."""
         return self.account.limits.paced
 
-    def take(self, sizes: Sequence[int], patient: bool = False) -> int:
+    def take(self, count: int, sizes: Callable[[], Sequence[int]], patient: bool = False) -> int:
         """See :meth:`AccountRates.take`."""
-        return self.account.take(self, sizes, patient)
+        return self.account.take(self, count, sizes, patient)
 
     def wait(self) -> float:
         """See :meth:`AccountRates.wait`."""

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from flowgate.auth.keys import ApiKey
 from flowgate.auth.permissions import Principal
 from flowgate.connections import Connections
 from flowgate.errors import TooManyConnections, TooManySubscriptions
@@ -124,11 +125,12 @@ class Rates:
         self._kept[user] = (found, self._clock.seconds())
         return found
 
-    def changed(self, user: str) -> None:
-        """Look again at what an account's plan says."""
-        found = self._accounts.get(user)
-        if found is not None:
-            found.change(self._limits(user))
+    def take_token(self, key: ApiKey) -> None:
+        """Count a token that a key is exchanged for.
+
+        :raises RateLimited: if that is one too many.
+        """
+        self.account(key.user).take_token(key.id)
 
     def _admit_connection(self, user: str, count: int) -> None:
         """:raises TooManyConnections: if ``count`` connections here are more than the account may have, with those
@@ -172,6 +174,9 @@ class Rates:
             self._nodes = {name: node for name, node in self._nodes.items() if node.heard > now - SILENT_SECONDS}
             loads = self._loads(now)
             for user, account in list(self._accounts.items()):
+                limits = self._limits(user)
+                if limits != account.limits:  # the account has another plan
+                    account.change(limits)
                 account.share(self._share(user))
             if not self._peers.alone:
                 self._tell(loads)
