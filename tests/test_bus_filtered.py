@@ -92,17 +92,19 @@ class FakeHistory:
 
     def __init__(self) -> None:
         self.grouper = Grouper()
-        self.stored: list[Message] = []
+        self.stored: dict[str, list[tuple[int, Message]]] = {}
         self.asked: list[tuple[str, int, int, int, Deferred[tuple[list[Message], int]]]] = []
         self.leader: dict[str, int] = {}
         self.at_once = True
 
     def store(self, sequence: int, name: str, payload: bytes = b"x") -> None:
+        subject = topic_subject(LOG, Topic(SHOP, name))
         head = (
             b"NATS/1.0\r\nNats-Stream: S\r\nNats-Subject: %b\r\nNats-Sequence: %d\r\n"
-            b"Nats-Time-Stamp: 2026-01-02T03:04:05Z\r\n\r\n" % (topic_subject(LOG, Topic(SHOP, name)), sequence)
+            b"Nats-Time-Stamp: 2026-01-02T03:04:05Z\r\n\r\n" % (subject, sequence)
         )
-        self.stored.append((b"1", b"_INBOX.x", b"", head, payload))
+        of_subject = self.stored.setdefault(subject.decode(), [])
+        of_subject.append((sequence, (b"1", b"_INBOX.x", b"", head, payload)))
 
     def messages(self, subject: str, after: int, limit: int, size: int) -> Deferred[tuple[list[Message], int]]:
         answer: Deferred[tuple[list[Message], int]] = Deferred()
@@ -113,11 +115,14 @@ class FakeHistory:
 
     def answer(self) -> None:
         subject, after, limit, size, answer = self.asked[-1] if self.at_once else self.asked.pop(0)
-        found = [
-            message
-            for message in self.stored
-            if fetched_at(message)[0] > after and takes_in(subject, fetched_subject(message).decode())
-        ]
+        places = sorted(
+            place
+            for of, places in self.stored.items()
+            if takes_in(subject, of)
+            for place in places
+            if place[0] > after
+        )
+        found = [message for _, message in places]
         given = 0
         for given, message in enumerate(found, 1):
             size -= len(message[4])

@@ -134,6 +134,19 @@ class LinkTests(SynchronousTestCase):
     def lose(self) -> None:
         self.protocol.connectionLost(Failure(ConnectionLost()))
 
+    def test_connects(self) -> None:
+        """The connections that have stood are counted, not the attempts."""
+        self.link.start()
+        self.refuse()
+        self.assertEqual(self.link.connects, 0)
+        self.reactor.advance(9)
+        self.connect()
+        self.assertEqual(self.link.connects, 1)
+        self.lose()
+        self.reactor.advance(9)
+        self.connect()
+        self.assertEqual(self.link.connects, 2)
+
     def test_greeting(self) -> None:
         """CONNECT with credentials and without echo, the inbox, then a PING; up by its PONG."""
         self.link.start()

@@ -7,18 +7,19 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.errors import BusUnavailable
 from flowgate.message import Cursor, Run
 from flowgate.topics import Topic
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.topics import SHOP, Listener, Reader, TopicsContract
 
 _T = TypeVar("_T")
 
 
-class MemoryBusContractTests(TopicsContract, TestCase):
+class MemoryBusContractTests(TopicsContract, AtOnceTestCase):
     """The contract, over a clock that the test moves."""
 
     async def make_bus(self, listener: Listener) -> MemoryBus:

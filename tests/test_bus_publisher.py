@@ -189,6 +189,34 @@ class PublisherTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual({sent.headers for sent in self.link.sent}, {b"NATS/1.0\r\nFlowgate-Retain: 1\r\n\r\n"})
 
+    def test_round_trips(self) -> None:
+        """What passes from a write until its acknowledgement is measured, of all that is written; time-outs are not."""
+        measured: list[float] = []
+        lane = self.make(measured=measured.append)
+        for publish in (
+            lambda: lane.publish(run(b"1", b"2")),
+            lambda: lane.publish_one(TOPIC, b"1", 1),
+            lambda: lane.publish_many([run(b"1", b"2")]),
+        ):
+            publish().addErrback(lambda _: None)
+            self.clock.advance(0.25)
+            self.link.confirm()
+            self.assertEqual(measured, [0.25])
+            measured.clear()
+            publish().addErrback(lambda _: None)
+            self.clock.pump([1.0] * 8)
+            self.link.sent.clear()
+            self.assertEqual(measured, [])
+
+    def test_held(self) -> None:
+        """What is queued or under way is known, in messages and bytes."""
+        self.lane.publish(run(b"12", b"345"))
+        self.lane.publish(run(b"6"))
+        self.assertEqual(self.lane.held, (3, 6))
+        self.clock.advance(0)
+        self.link.confirm()
+        self.assertEqual(self.lane.held, (0, 0))
+
     def test_stored_runs_are_told_first(self) -> None:
         """Whoever wants to know what was stored learns it in order, before the publisher; duplicates are left out."""
         told: list[object] = []
@@ -361,6 +389,86 @@ class PublisherTests(SynchronousTestCase):
             self.link.answer(self.link.sent[-1], error={"code": 400, "err_code": code, "description": "no"})
             self.failureResultOf(stored, kind)
             self.clock.advance(0)
+
+    def read(self, *answers: tuple[Sent, dict[str, Any]]) -> None:
+        """Have one read bring several answers to single messages."""
+        messages = [(b"1", sent.reply.encode(), b"", b"", json.dumps(members).encode()) for sent, members in answers]
+        self.link.inboxes[answers[0][0].token](messages)
+
+    def test_singles_share_an_inbox(self) -> None:
+        """Single messages share an inbox as long as one is under way; answers in any order belong to their messages."""
+        stored = [self.lane.publish_one(TOPIC, b"%d" % n, 1) for n in range(3)]
+        self.clock.advance(0)
+        self.assertEqual([sent.reply for sent in self.link.sent], [f"_INBOX.me.t2.{n}" for n in (1, 2, 3)])
+        first, second, third = self.link.sent
+        refused = {"error": {"code": 400, "err_code": 10054, "description": "too large"}}
+        self.read((third, {"stream": "S", "seq": 3}), (first, {"stream": "S", "seq": 1}), (first, refused))
+        self.assertEqual([self.successResultOf(stored[n]) for n in (0, 2)], [Stored(1), Stored(3)])
+        self.assertNoResult(stored[1])
+        self.read((second, refused))
+        self.failureResultOf(stored[1], MessageTooLarge)
+        self.assertEqual(self.link.inboxes, {})
+
+    def test_singles_are_delivered_together(self) -> None:
+        """What one read tells of is delivered as few runs, in order, before anybody is told; only what is alike."""
+        told: list[object] = []
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, lambda runs: told.append(runs))  # type: ignore[arg-type]
+        lane.open()
+        other = Topic(TOPIC.namespace, "b")
+        same = Topic(TOPIC.namespace, TOPIC.name)
+        singles: list[tuple[Topic, bytes, dict[str, Any]]] = [
+            (TOPIC, b"1", {}),
+            (same, b"2", {}),
+            (TOPIC, b"again", {}),
+            (TOPIC, b"3", {}),
+            (other, b"4", {}),
+            (TOPIC, b"5", {"ttl": 9}),
+            (TOPIC, b"6", {"ttl": 9}),
+            (TOPIC, b"7", {"retain": True}),
+            (TOPIC, b"8", {"retain": True}),
+            (TOPIC, b"9", {}),
+        ]
+        for topic, payload, options in singles:
+            lane.publish_one(topic, payload, 1, **options).addCallback(told.append)
+        lane.publish_one(TOPIC, b"10", 2).addCallback(told.append)
+        self.clock.advance(0)
+        self.read(
+            *(
+                (sent, {"stream": "S", "seq": n, "duplicate": sent.payload == b"again"})
+                for n, sent in enumerate(self.link.sent)
+            )
+        )
+        runs, *results = told
+        assert isinstance(runs, list)
+        self.assertEqual(
+            [(list(one.payloads), one.count, one.topic.name, one.qos, one.ttl, one.retain) for one in runs],
+            [
+                ([b"1", b"2", b"3"], 3, "a", 1, None, False),
+                ([b"4"], 1, "b", 1, None, False),
+                ([b"5", b"6"], 2, "a", 1, 9, False),
+                ([b"7"], 1, "a", 1, None, True),
+                ([b"8"], 1, "a", 1, None, True),
+                ([b"9"], 1, "a", 1, None, False),
+                ([b"10"], 1, "a", 2, None, False),
+            ],
+        )
+        self.assertTrue(all(one.recorded for one in runs))
+        self.assertEqual(results, [Stored(n, n == 2) for n in range(11)])
+
+    def test_fault_of_a_subscriber(self) -> None:
+        """Whoever published is told, and room is made, also if what was stored could not be delivered."""
+
+        def fault(_runs: object) -> None:
+            raise RuntimeError("a subscriber's fault")
+
+        lane = Publisher(self.clock, self.link, lambda: None, lambda: None, fault, queue_messages=1)  # type: ignore[arg-type]
+        lane.open()
+        stored = [lane.publish_one(TOPIC, b"%d" % n, 1) for n in range(2)]
+        self.clock.advance(0)
+        answers = [(sent, {"stream": "S", "seq": n}) for n, sent in enumerate(self.link.sent)]
+        self.assertRaises(RuntimeError, self.read, *answers)
+        self.assertEqual([self.successResultOf(one) for one in stored], [Stored(0), Stored(1)])
+        self.assertFalse(lane.congested)
 
     def many(self, *runs: Run) -> Deferred[list[Stored | Refused]]:
         return self.lane.publish_many(runs)

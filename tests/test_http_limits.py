@@ -255,6 +255,9 @@ _PATHS = (
 class AnyInputTests(SynchronousTestCase):
     """Bad input costs its sender one clear error."""
 
+    def setUp(self) -> None:
+        self.client = HttpClient()
+
     def check(self, answer: Answer) -> None:
         self.assertLess(answer.status, 500, answer.raw)
         if answer.body:
@@ -285,7 +288,7 @@ class AnyInputTests(SynchronousTestCase):
     )
     def test_any_path(self, method: str, path: str, part: str, query: str) -> None:
         """No path and no query is a fault of ours."""
-        self.check(HttpClient().call(method, f"{path.format(part)}?{query}"))
+        self.check(self.client.call(method, f"{path.format(part)}?{query}"))
 
     @settings(max_examples=200, deadline=None)
     @given(

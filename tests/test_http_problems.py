@@ -10,6 +10,7 @@ from twisted.web.resource import Resource
 from flowgate import errors
 from flowgate.errors import Refused
 from flowgate.http.answers import problem_answer
+from flowgate.http.headings import Headings
 from flowgate.http.problems import MalformedCredentials, problem
 from tests.http_client import HttpClient
 
@@ -52,6 +53,14 @@ class ProblemTests(SynchronousTestCase):
         """What a refusal brings along is shown, but takes nothing else's place."""
         found = problem(errors.LimitReached("no more", limit=10, code="x"), "r")
         self.assertEqual((found["limit"], found["code"]), (10, "limit_reached"))
+
+    def test_reason_phrases(self) -> None:
+        """The status line has the words of RFC 9110 section 15 and RFC 6585, and some for every refusal."""
+        headings = Headings(lambda: 0.0)
+        for kind in refusals():
+            self.assertRegex(headings.get(kind.status, False), rb"\AHTTP/1\.1 \d{3} [A-Z][A-Za-z -]+\r\n")
+        for line in (b"422 Unprocessable ", b"429 Too Many Requests\r\n", b"431 Request Header Fields Too Large\r\n"):
+            self.assertIn(b"HTTP/1.1 " + line, headings.get(int(line[:3]), False))
 
     def test_faults_of_ours_have_no_details(self) -> None:
         """What went wrong inside is not told."""
@@ -159,7 +168,7 @@ class EveryAnswerTests(SynchronousTestCase):
 
 
 class HealthTests(SynchronousTestCase):
-    """``/healthz``, ``/readyz``, ``/metrics``."""
+    """``/healthz`` and ``/readyz``."""
 
     def setUp(self) -> None:
         self.client = HttpClient()
@@ -181,18 +190,6 @@ class HealthTests(SynchronousTestCase):
         """Nothing new is sent to a node that goes away."""
         self.client.draining = True
         self.assertEqual(self.client.call("GET", "/readyz").status, 503)
-
-    def test_metrics(self) -> None:
-        """Counters and gauges in Prometheus's text format; a label's text is escaped."""
-        self.client.gateway.meter.add("clients_cut", 'a"b\\c\nd', 2)
-        self.client.open("GET", "/api/v1/subscribe?topic=a")
-        answer = self.client.call("GET", "/metrics", token=None)
-        self.assertTrue(answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"))
-        lines = answer.body.decode().splitlines()
-        self.assertIn("flowgate_connections 1", lines)
-        self.assertIn("flowgate_bus_available 1", lines)
-        self.assertIn("# TYPE flowgate_clients_cut_total counter", lines)
-        self.assertIn(r'flowgate_clients_cut_total{kind="a\"b\\c\nd"} 2', lines)
 
     def test_root(self) -> None:
         """The root points to the rest."""

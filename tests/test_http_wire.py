@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from flowgate.http.wire import CHUNK_LINE_BYTES, CHUNKED, MAX_FIELDS, BodyTooLar
 
 MOST_HEAD = 1024
 MOST_BODY = 100
+LARGE = 40_000
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\n"
@@ -450,6 +452,28 @@ class SplitTests(SynchronousTestCase):
         pieces = [whole[begin:end] for begin, end in pairwise(places)]
         self.assertEqual(outcomes(pieces), outcomes([whole]))
         self.assertEqual(outcomes(bytewise(whole)), outcomes([whole]))
+
+
+class MemoryTests(SynchronousTestCase):
+    """A body takes no more memory than its bytes, however it comes."""
+
+    def check(self, pieces: Iterable[bytes]) -> None:
+        reader = Reader(Heads(), MOST_HEAD, 1 << 20)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for piece in pieces:
+            reader.feed(piece)
+            self.assertIsNone(reader.next())
+        self.assertLess(tracemalloc.get_traced_memory()[0], 5 * LARGE // 2)
+        tracemalloc.stop()
+
+    def test_small_chunks(self) -> None:
+        """In chunks of two bytes."""
+        self.check([CHUNKS, *[b"2\r\nab\r\n" * 1000] * (LARGE // 2000)])
+
+    def test_small_pieces(self) -> None:
+        """In reads of two bytes."""
+        self.check([POST + b"Content-Length: 1000000\r\n\r\n", *[b"ab"] * (LARGE // 2)])
 
 
 class HeadsTests(SynchronousTestCase):

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
 from flowgate.bus.memory_topics import MemoryBus
@@ -14,13 +13,14 @@ from flowgate.errors import BusUnavailable
 from flowgate.interfaces import IGroups
 from flowgate.message import Run
 from flowgate.topics import Namespace, Topic
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.groups import MOST_AHEAD, GroupsContract
 from tests.contracts.topics import SHOP
 
 _T = TypeVar("_T")
 
 
-class MemoryGroupsTests(GroupsContract, TestCase):
+class MemoryGroupsTests(GroupsContract, AtOnceTestCase):
     """The contract, over a clock that the test moves, and what only the fake can show."""
 
     async def setUp(self) -> None:  # type: ignore[override]

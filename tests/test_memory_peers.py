@@ -6,16 +6,16 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from flowgate.bus.memory_peers import MemoryPeers, MemoryPeersHub
 from flowgate.interfaces import IPeers
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.peers import PeersContract, Told
 
 _T = TypeVar("_T")
 
 
-class MemoryPeersTests(PeersContract, TestCase):
+class MemoryPeersTests(PeersContract, AtOnceTestCase):
     """The contract, over a clock that the test moves."""
 
     def setUp(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from flowgate.bus.memory_queue_logs import MemoryQueueLogs
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.queue_logs import QueueLogsContract
 
 
-class MemoryQueueLogsTests(QueueLogsContract, TestCase):
+class MemoryQueueLogsTests(QueueLogsContract, AtOnceTestCase):
     """The contract, over the fake, and what only the fake promises."""
 
     def setUp(self) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from flowgate.bus.memory_retained import MemoryRetained
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.retained import RetainedContract
 
 _T = TypeVar("_T")
 
 
-class MemoryRetainedTests(RetainedContract, TestCase):
+class MemoryRetainedTests(RetainedContract, AtOnceTestCase):
     """The contract, over a clock that the test moves."""
 
     def setUp(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.trial.unittest import TestCase
-
 from flowgate.bus.memory_store import MemoryStore
+from tests.contracts.at_once import AtOnceTestCase
 from tests.contracts.store import StoreContract
 
 
-class MemoryStoreTests(StoreContract, TestCase):
+class MemoryStoreTests(StoreContract, AtOnceTestCase):
     """The contract, over the fake."""
 
     def setUp(self) -> None:

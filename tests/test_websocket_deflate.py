@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.message import Run
-from flowgate.websocket import deflate, frames
+from flowgate.websocket import deflate, frames, opening
 from flowgate.websocket.deflate import COMPRESSED_TEXT, NotInflated
 
 from .test_websocket_frames import masked
@@ -142,6 +142,24 @@ class NegotiationTests(_Case):
             ("x-webkit-deflate-frame", None),
         ]:
             self.assertEqual(self.extension(f"Sec-WebSocket-Extensions: {offer}"), answer, offer)
+
+    def test_well_formed(self) -> None:
+        """An offer with a parameter that is unknown, twice there or out of range is declined, and the others stay."""
+        for offers, kept in [
+            ("permessage-deflate", "permessage-deflate"),
+            ("Permessage-Deflate ; client_max_window_bits", "Permessage-Deflate ; client_max_window_bits"),
+            ('permessage-deflate;server_max_window_bits="9"', 'permessage-deflate;server_max_window_bits="9"'),
+            ("permessage-deflate; server_max_window_bits=8, permessage-deflate", "permessage-deflate"),
+            ("permessage-deflate; server_max_window_bits=16", ""),
+            ("permessage-deflate; server_max_window_bits", ""),
+            ("permessage-deflate; client_no_context_takeover=1", ""),
+            ("permessage-deflate; client_no_context_takeover; Client_no_context_takeover", ""),
+            ('permessage-deflate; window="a,permessage-deflate; b"', ""),
+            ("permessage-deflate; ", ""),
+            ("permessage-deflated, permessage-bzip2, x; y=z, ,", ""),
+        ]:
+            self.assertEqual(opening.readable(offers).strip(), kept, offers)
+            self.extension(f"Sec-WebSocket-Extensions: {kept}")  # or the handshake is refused
 
     def test_not_offered(self) -> None:
         """Who does not offer it does not get it, and may not send it."""

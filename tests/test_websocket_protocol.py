@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import tracemalloc
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -405,8 +406,7 @@ class HandshakeTests(ConnectionTestCase):
         verifyObject(ISubscriber, reading)
         verifyObject(IReader, reading)
 
-    def test_below_a_site(self) -> None:
-        """As a resource of twisted.web it takes the connection over, and no other producer is left in the way."""
+    def below_a_site(self, *headers: str) -> Peer:
         root = Resource()
         resource: Any = make_resource(
             self.gateway,
@@ -418,15 +418,25 @@ class HandshakeTests(ConnectionTestCase):
         )
         root.putChild(b"ws", resource)
         site = Site(root, timeout=5, reactor=self.clock)
-        peer = Peer(site.buildProtocol(None))
-        peer.handshake("/ws?token=alice")
+        peer = Peer(site.buildProtocol(None)).handshake("/ws?token=alice", *headers)
         self.assertEqual(peer.status, 101)
+        return peer
+
+    def test_below_a_site(self) -> None:
+        """As a resource of twisted.web it takes the connection over, and no other producer is left in the way."""
+        peer = self.below_a_site()
         self.assertFalse(peer.paused)
         peer.send(subscribe("t", id=1), publish("t", "hello"))
         self.settle()
         self.assertCountEqual(peer.got(), [{"action": "ack", "id": 1, "topic": "t"}, message("t", "hello")])
         self.wait(20)  # twisted.web's time-out is no longer ours
         self.assertFalse(peer.closed)
+
+    def test_strange_offer(self) -> None:
+        """An extension that cannot be used is declined (RFC 7692 section 7.1); the handshake is not refused for it."""
+        for offer in ("permessage-deflate; server_max_window_bits=8", "permessage-deflate; new", "x, permessage-bzip2"):
+            peer = self.below_a_site(f"Sec-WebSocket-Extensions: {offer}", "Sec-WebSocket-Extensions: y")
+            self.assertNotIn(b"Extensions", peer.answer)
 
 
 class FrameTests(ConnectionTestCase):
@@ -579,6 +589,20 @@ class FrameTests(ConnectionTestCase):
                 {"action": "ack", "id": 2, "topic": "t", "cursor": f"{epoch}-2", "duplicate": False},
             ],
         )
+
+    def test_measured(self) -> None:
+        """Messages, bytes and the time until acknowledged ones are stored are counted; and each refusal by its code."""
+        meter, peer = self.gateway.meter, self.peer()
+        before = meter.count("received_bytes", "websocket")
+        peer.send(publish("t", 1, id="a"), publish("t", 2))
+        self.settle()
+        self.assertEqual(meter.count("messages_received", "websocket"), 2)
+        self.assertEqual(sum(meter.histogram("publish_duration_seconds", "websocket").counts), 1)
+        for name, least in (("received_bytes", before + 80), ("sent_bytes", 80)):
+            self.assertGreater(meter.count(name, "websocket"), least)
+        peer.send(publish("$SYS/x", 1), masked(b"nonsense"))
+        for code in ("insufficient_scope", "invalid_json"):
+            self.assertEqual(meter.count("refusals", ("websocket", code)), 1, code)
 
     def test_idempotency_key(self) -> None:
         """A publish repeated with its key is stored and delivered once; without an id silently."""
@@ -788,6 +812,22 @@ class HistoryTests(ConnectionTestCase):
         self.store("t", "b")
         self.settle()
         self.assertEqual([one["data"] for one in peer.got()], ["b"])
+
+    def test_where_it_begins(self) -> None:
+        """With meta the acknowledgement says behind which message it begins: who has seen none can resume, too."""
+        self.store("t", "a")
+        epoch = self.gateway.epoch
+        earliest = (f"{epoch}-0", f"{epoch}-1")  # as far as it was given already
+        for since, cursors in (
+            ({}, earliest[1:]),
+            ({"since": earliest[1]}, earliest[1:]),
+            ({"since": "earliest"}, earliest),
+        ):
+            peer = self.peer()
+            peer.send(subscribe("t", meta=True, id=1, **since))
+            self.settle()
+            (ack,) = [one for one in peer.got() if one["action"] == "ack"]
+            self.assertIn(ack["cursor"], cursors)
 
     def test_unrecorded(self) -> None:
         """A reader of history gets what history does not hold, too."""
@@ -1184,6 +1224,20 @@ class CloseTests(ConnectionTestCase):
             peer.protocol.connectionLost()
         self.assertEqual(len(self.connections), 0)
 
+    def test_fragments_of_nothing(self) -> None:
+        """Fragments without bytes cost no memory, however many there are; what they interrupt is whole."""
+        text = json.dumps({"action": "ping"}).encode()
+        peer = self.peer()
+        peer.send(masked(text[:3], first=0x01))
+        peer.send(*[masked(b"", first=0x00)] * 1000)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(5):
+            peer.send(*[masked(b"", first=0x00)] * 1000)
+        self.assertLess(tracemalloc.get_traced_memory()[0], 20_000)
+        peer.send(masked(text[3:], first=0x80))
+        self.assertEqual(peer.got(), [{"action": "pong"}])
+
     def test_fragments_too_large(self) -> None:
         """A message whose fragments are too large together is refused before it is kept."""
         peer = self.peer()
@@ -1328,7 +1382,7 @@ class PressureTests(ConnectionTestCase):
             self.assertLessEqual(slow.protocol._outbox.held, 65536)
         self.assertEqual(len(fast.got()), 70)
         self.assertEqual(len(self.connections), 2)
-        self.assertEqual(self.gateway.meter.count("clients_cut", "websocket slow"), 1)
+        self.assertEqual(self.gateway.meter.count("clients_cut", ("websocket", "slow")), 1)
         slow.catch_up()
         answers = slow.got()
         self.assertEqual(answers[-1], 4508)

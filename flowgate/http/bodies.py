@@ -109,8 +109,7 @@ class Members:
 
 def media_type(request: Request) -> bytes:
     """The content type without parameters, in lower case; empty if there is none."""
-    fields = request.values(b"content-type")
-    return fields[0].partition(b";")[0].strip().lower() if fields else b""
+    return request.head.media_type
 
 
 def media_parameter(request: Request, name: bytes) -> bytes | None:

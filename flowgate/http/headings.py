@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.utils import formatdate
-
-from twisted.web.http import RESPONSES
+from http import HTTPStatus
 
 GENERAL = (
     (b"Server", b"flowgate"),
@@ -50,7 +49,7 @@ class Headings:
             heading = b"HTTP/1.%d %d %b\r\nDate: %b\r\n%b" % (
                 not old,
                 status,
-                RESPONSES.get(status, b"Unknown Status"),
+                HTTPStatus(status).phrase.encode(),
                 self.date,
                 _GENERAL_LINES,
             )

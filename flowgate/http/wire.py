@@ -75,9 +75,23 @@ class Head:
     :ivar persistent: whether the client wants to send further requests.
     :ivar expects: whether it waits for ``100 Continue``.
     :ivar old: whether it speaks HTTP/1.0.
+    :ivar media_type: the content type without parameters, in lower case; empty if there is none.
+    :ivar bearer: the bearer token, once somebody has found it in the fields.
     """
 
-    __slots__ = ("_count", "expects", "fields", "length", "method", "old", "path", "persistent", "uri")
+    __slots__ = (
+        "_count",
+        "bearer",
+        "expects",
+        "fields",
+        "length",
+        "media_type",
+        "method",
+        "old",
+        "path",
+        "persistent",
+        "uri",
+    )
 
     def __init__(self, data: bytes) -> None:
         """Read a head.
@@ -113,6 +127,9 @@ class Head:
         options = _items(self.fields[b"connection"]) if b"connection" in self.fields else ()
         self.persistent = b"close" not in options and (not self.old or b"keep-alive" in options)
         self.expects = not self.old and b"expect" in self.fields and b"100-continue" in _items(self.fields[b"expect"])
+        types = self.fields.get(b"content-type")
+        self.media_type = types[0].partition(b";")[0].strip().lower() if types else b""
+        self.bearer: str | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field from llhttp."""
@@ -193,7 +210,7 @@ class _Chunks:
 
     def __init__(self, trailers: int) -> None:
         """Expect trailers of at most so many bytes."""
-        self.data: list[bytes] = []
+        self.data = bytearray()  # one piece: as objects of their own small chunks would take many times their bytes
         self.size = 0
         self.done = False
         self._room = trailers
@@ -214,7 +231,7 @@ class _Chunks:
                 piece = data[at : at + self._left]
                 at += len(piece)
                 self._left -= len(piece)
-                self.data.append(piece)
+                self.data += piece
             elif self._end:
                 if data[at] != b"\r\n"[-self._end]:
                     raise Malformed("a chunk is longer than its size says")
@@ -263,6 +280,7 @@ class Reader:
 
     __slots__ = (
         "_at",
+        "_body",
         "_chunks",
         "_data",
         "_dropping",
@@ -270,7 +288,6 @@ class Reader:
         "_left",
         "_most_body",
         "_most_head",
-        "_parts",
         "_seen",
         "head",
     )
@@ -284,7 +301,7 @@ class Reader:
         self._at = 0  # where in the data the next thing begins
         self._seen = 0  # how much from there on was searched for the end of a head
         self._left = 0  # bytes of a body that are still to come
-        self._parts: list[bytes] = []
+        self._body = bytearray()
         self._chunks: _Chunks | None = None
         self._dropping = False
         self.head: Head | None = None
@@ -345,8 +362,8 @@ class Reader:
         whole = self._take() if self._chunks is None else self._take_chunks(self._chunks)
         if not whole:
             return None
-        body = b"".join(self._parts)
-        self._parts = []
+        body = bytes(self._body)
+        self._body.clear()
         self._chunks = self.head = None
         self._dropping = False
         return head, body
@@ -389,7 +406,7 @@ class Reader:
         self._at += len(piece)
         self._left -= len(piece)
         if not self._dropping:
-            self._parts.append(piece)
+            self._body += piece
         return not self._left
 
     def _take_chunks(self, chunks: _Chunks) -> bool:
@@ -397,10 +414,10 @@ class Reader:
         self._at = chunks.feed(self._data, self._at, most)
         if chunks.size > most:
             self._dropping = True
-            self._parts = []
+            self._body.clear()
             chunks.data.clear()
             raise BodyTooLarge(f"the body of a request has at most {most} bytes")
         if not self._dropping:
-            self._parts += chunks.data
+            self._body += chunks.data
         chunks.data.clear()
         return chunks.done

@@ -5,14 +5,15 @@ Autobahn reads the request and writes the answer.  Here is what it is told, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import orjson
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from twisted.web.http import RESPONSES
 from twisted.web.server import Request
 
 from flowgate.errors import MissingToken, OriginNotAllowed, Refused
@@ -24,6 +25,14 @@ _OF_THE_HANDSHAKE = (
     *("http_headers", "http_request_data", "http_request_host", "http_request_params", "http_request_path"),
     *("http_request_uri", "http_response_data", "http_status_line", "websocket_extensions", "websocket_protocols"),
     *("_transport_details", "_wskey", "websocket_extensions_in_use"),
+)
+
+
+_OFFER = re.compile(r"permessage-deflate[ \t]*(?:;|\Z)", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"(?:(?:server|client)_no_context_takeover|client_max_window_bits"
+    r"|(?:server|client)_max_window_bits[ \t]*=[ \t]*(\"?)(?:9|1[0-5])\1)\Z",
+    re.IGNORECASE,
 )
 
 
@@ -43,8 +52,28 @@ class Resource(WebSocketResource):
         # Autobahn takes the connection over; twisted.web's channel would stay its producer, in the way of the outbox.
         if request.channel is not None and request.channel.transport is not None:
             request.channel.transport.unregisterProducer()  # type: ignore[attr-defined]
+        offered = request.requestHeaders.getRawHeaders("Sec-WebSocket-Extensions")
+        if offered is not None:
+            request.requestHeaders.setRawHeaders("Sec-WebSocket-Extensions", [readable(",".join(offered))])
         rendered: bytes | int = super().render(request)  # type: ignore[no-untyped-call]
         return rendered
+
+
+def readable(offers: str) -> str:
+    """Those offers of compression that are well-formed, of a list of extensions.
+
+    The others are declined (RFC 7692 section 7.1); Autobahn would refuse the whole handshake.  A window of 256 bytes is
+    among them, which zlib does not have.
+    """
+    return ", ".join(offer for offer in offers.split(",") if _well_formed(offer.strip(" \t")))
+
+
+def _well_formed(offer: str) -> bool:
+    if not _OFFER.match(offer):
+        return False
+    parameters = [one.strip(" \t") for one in offer.split(";")[1:]]
+    names = {one.partition("=")[0].rstrip(" \t").lower() for one in parameters}
+    return len(names) == len(parameters) and all(_PARAMETER.match(one) for one in parameters)
 
 
 class Accepted(PerMessageDeflateOfferAccept):
@@ -143,7 +172,7 @@ def refused(
     :param headers: further ones, which Autobahn asks for.
     """
     slug = "invalid_parameter" if refusal is None else refusal.code
-    phrase = RESPONSES.get(code, b"Refused").decode("ascii")
+    phrase = HTTPStatus(code).phrase
     body = orjson.dumps(
         {
             "type": f"/docs/problems/{slug}",

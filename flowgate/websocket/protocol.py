@@ -26,10 +26,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flowgate.allowances import Allowance
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
-from flowgate.connections import IConnection
+from flowgate.connections import INoticed
 from flowgate.errors import (
+    BusUnavailable,
     InsufficientScope,
     Internal,
     InvalidJson,
@@ -122,13 +124,20 @@ class _Subscription:
     reading: Reading | None
 
 
-@implementer(ISubscriber, IConnection)
+def _no_matter(failure: Failure) -> None:
+    """The node stops: nobody is to wait any more."""
+    failure.trap(BusUnavailable)  # type: ignore[no-untyped-call]
+
+
+@implementer(ISubscriber, INoticed)
 class WebSocketConnection(WebSocketServerProtocol):
     """One WebSocket connection."""
 
+    protocol = "websocket"
     factory: WebSocketFactory
     transport: Any  # TCP, Unix or TLS, as twisted.web had it
     _account: Account  # once the handshake was accepted
+    _allowance: Allowance  # likewise
     log = opening.Silent()
 
     framing: frames.Framing = staticmethod(frames.text_frame)
@@ -169,13 +178,16 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         limits = self._gateway.limits
-        self._outbox = Outbox(cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes)
+        self._outbox = Outbox(
+            cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes, self.factory.sent_bytes
+        )
         self._outbox.drained = self._caught_up
         self.factory.wheel.set(self, limits.connect_seconds)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         self._heard = self.factory.clock.seconds()
+        self.factory.received_bytes.value += len(data)
         self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -293,6 +305,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         opening.forget(self)
         if self._refusal is not None:
             _log.info("a WebSocket was closed at once: {code}", code=self._refusal.code)
+            self._gateway.meter.add("refusals", ("websocket", self._refusal.code))
             self._close(frames.close_code(self._refusal), self._refusal.code)
             return
         self._state = _State.OPEN
@@ -318,7 +331,13 @@ class WebSocketConnection(WebSocketServerProtocol):
         request_id = uuid4().hex
         slug = "invalid_parameter" if refusal is None else refusal.code
         _log.info("a WebSocket handshake was refused: {code} ({request})", code=slug, request=request_id)
+        self._gateway.meter.add("refusals", ("websocket", slug))
         self.sendData(opening.refused(code, reason, request_id, refusal, responseHeaders or ()))
+
+    def notice(self, members: dict[str, object]) -> None:
+        """See :meth:`INoticed.notice`."""
+        if self._state is _State.OPEN:
+            self.send(frames.notice(**cast("dict[str, Any]", members)))
 
     def _adopt(self, principal: Principal) -> None:
         factory = self.factory
@@ -327,6 +346,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         self._expires = factory.clock.seconds() + principal.expires_at - factory.now()
         self._warned = False
         self._routes.clear()
+        self._allowance = self._gateway.allowances.of(principal)
+        self._allowance.ready((b"",))  # so that the first message need not wait
 
     # -- deadlines
 
@@ -402,15 +423,21 @@ class WebSocketConnection(WebSocketServerProtocol):
         """A client that reads too slowly is cut off: it costs nobody else anything."""
         if self._state is _State.OPEN:
             _log.info("a WebSocket client was cut off: it does not read what it is sent")
-            self._gateway.meter.add("clients_cut", "websocket slow")
+            self._gateway.meter.add("clients_cut", ("websocket", "slow"))
             self._close(frames.SLOW, "too slow")
 
     # -- frames from the client
 
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)
+        # One piece: Autobahn would keep an object for every fragment, and of empty ones there may be any number.
+        self.message_data: list[bytearray] = [bytearray()]  # type: ignore[assignment]
         if isBinary and not self.failedByMe:
             self._fail_connection(frames.TEXT_ONLY, "text frames only")
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if not self.failedByMe:
+            self.message_data[0] += payload
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self._take_text(payload)
@@ -425,7 +452,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             frame = frames.parse(text)
         except Refused as refusal:
             self._malformed += 1
-            self.send(frames.error(refusal))
+            self._refuse(refusal)
             if self._malformed > MALFORMED_FRAMES:
                 self._close(frames.close_code(InvalidJson()), "too many malformed frames")
             return
@@ -437,10 +464,10 @@ class WebSocketConnection(WebSocketServerProtocol):
                 self._publish_collected()
                 self._take[type(frame)](self, frame)
         except Refused as refusal:
-            self.send(frames.error(refusal, frame.id))
+            self._refuse(refusal, frame.id)
         except Exception:
             _log.failure("a WebSocket frame could not be handled")
-            self.send(frames.error(Internal(), frame.id))
+            self._refuse(Internal(), frame.id)
             self._close(frames.close_code(Internal()), Internal.code)
 
     def _too_fast(self, text: str | bytes, wait: float) -> None:
@@ -456,10 +483,10 @@ class WebSocketConnection(WebSocketServerProtocol):
             id_ = frames.parse(text).id
         except Refused as malformed:
             id_ = cast("Id | None", malformed.members.get("id"))
-        self.send(frames.error(refusal, id_))
+        self._refuse(refusal, id_)
         if now - self._too_fast_since >= TOO_FAST_SECONDS:
             _log.info("a WebSocket was closed: {code}", code=refusal.code)
-            self._gateway.meter.add("clients_cut", "websocket rate")
+            self._gateway.meter.add("clients_cut", ("websocket", "rate"))
             self._close(frames.close_code(refusal), refusal.code)
 
     # -- publish
@@ -492,35 +519,52 @@ class WebSocketConnection(WebSocketServerProtocol):
         if route is not None:
             payloads, self._payloads = self._payloads, []
             self._route = None
-            bill = self._gateway.bill(route, len(payloads), max(map(len, payloads)), lambda: payloads)
-            if bill.refusal is not None:
-                refusal = frames.error(bill.refusal)
-                for _ in range(len(payloads) - bill.count):
-                    self.send(refusal)
-                del payloads[bill.count :]
-                if not payloads:
-                    return
-            self._gateway.meter.add("messages_in", "websocket", len(payloads))
-            self._account.received += len(payloads)
-            room = self._gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age), bill)
-            if room is not None:
-                owed = self._gateway.limits.unacknowledged_messages + 1  # read no further until then
-                self._owed += owed
-                room.addErrback(lambda _: None).addCallback(lambda _: self._settled(None, owed))
-                self._update_reading()
+            allowance = route.allowance
+            ready = None
+            if allowance.limited:
+                ready = allowance.ready_for(len(payloads), max(map(len, payloads)), lambda: payloads)
+            if ready is None:
+                self._publish_run(route, payloads)
+            else:
+                # What comes behind it waits behind it, and it goes out although the client may have gone by then.
+                self._read_on_after(ready.addCallback(lambda _: self._publish_run(route, payloads)))
+
+    def _publish_run(self, route: Route, payloads: list[bytes]) -> None:
+        gateway = self._gateway
+        bill = gateway.bill(route, len(payloads), max(map(len, payloads)), lambda: payloads)
+        if bill.refusal is not None:
+            for _ in range(len(payloads) - bill.count):
+                self._refuse(bill.refusal)
+            del payloads[bill.count :]
+            if not payloads:
+                return
+        self.factory.received.value += len(payloads)
+        self._account.received += len(payloads)
+        room = gateway.publish_unacknowledged(route, Run(route.topic, payloads, ttl=route.age), bill)
+        if room is not None:
+            self._read_on_after(room.addErrback(_no_matter))
+
+    def _read_on_after(self, done: Deferred[Any]) -> None:
+        """Read no further until then."""
+        owed = self._gateway.limits.unacknowledged_messages + 1
+        self._owed += owed
+        done.addBoth(self._settled, owed)
+        done.addErrback(lambda failure: _log.failure("WebSocket frames could not be carried out", failure))
+        self._update_reading()
 
     def _publish_acknowledged(self, route: Route, frame: Publish) -> None:
-        self._gateway.meter.add("messages_in", "websocket")
+        self.factory.received.value += 1
         self._account.received += 1
         stored = self._gateway.publish(route, frame.payload, message_id=frame.key)
         self._owed += 1
         stored.addCallbacks(
-            self._stored, self._failed, callbackArgs=(frame.topic, frame.id), errbackArgs=(frame.id,)
+            self._stored, self._failed, callbackArgs=(frame.topic, frame.id, self._heard), errbackArgs=(frame.id,)
         ).addBoth(self._settled)
         if self._owed > self._gateway.limits.unacknowledged_messages:
             self._update_reading()
 
-    def _stored(self, stored: Stored, topic: str, id_: Id | None) -> None:
+    def _stored(self, stored: Stored, topic: str, id_: Id | None, began: float) -> None:
+        self.factory.took.observe(self.factory.clock.seconds() - began)
         if id_ is not None:
             cursor = f"{self._gateway.epoch}-{stored.sequence}"
             self.send(frames.ack(id_, topic=topic, cursor=cursor, duplicate=stored.duplicate))
@@ -530,7 +574,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not isinstance(reason, Refused):
             _log.failure("a WebSocket frame could not be carried out", failure)
             reason = Internal()
-        self.send(frames.error(reason, id_))
+        self._refuse(reason, id_)
 
     def _settled(self, result: object, count: int = 1) -> object:
         self._owed -= count
@@ -576,6 +620,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             reading = Reading(
                 self, frame.topic, interest, meta=frame.meta, since=frame.since is not None, hold=frame.retained
             )
+        gateway.connections.subscribe(self, len(self._subscriptions) + 1)
         self._subscriptions[frame.topic] = _Subscription(interest, frame, reading)
         if frame.retained:
             self._want_retained(frame.topic, interest, reading)
@@ -600,7 +645,10 @@ class WebSocketConnection(WebSocketServerProtocol):
             reading.retained = retained
 
     def _subscribed(self, _: object, frame: Subscribe) -> None:
-        self._acknowledge(frame.id, frame.topic, **self._meet(frame))
+        found = self._subscriptions.get(frame.topic)
+        begin = found.reading.meta_cursor if found is not None and found.reading is not None else ""
+        place = {"cursor": begin} if begin else {}
+        self._acknowledge(frame.id, frame.topic, **place, **self._meet(frame))
         retained = self._retained.get(frame.topic) if frame.retained else None
         if retained is not None:
             retained.start()
@@ -667,6 +715,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         found = self._subscriptions.pop(name, None)
         if found is None:
             return
+        self._gateway.connections.subscribe(self, len(self._subscriptions))
         self._part(name)
         retained = self._retained.pop(name, None)
         if retained is not None:
@@ -739,6 +788,11 @@ class WebSocketConnection(WebSocketServerProtocol):
         self._account.sent += count
         self.send(wire)
 
+    def _refuse(self, refusal: Refused, id_: Id | None = None) -> None:
+        """Answer a frame that is refused."""
+        self._gateway.meter.add("refusals", ("websocket", refusal.code))
+        self.send(frames.error(refusal, id_))
+
     def send(self, wire: bytes) -> None:
         """Send frames; outside of a read with what else comes until the reactor's next turn."""
         if self._state is not _State.OPEN:
@@ -774,7 +828,11 @@ class WebSocketFactory(WebSocketServerFactory):
 
     :ivar largest: the most bytes of a frame.
     :ivar origins: whose scripts may connect.
+    :ivar received: counts the messages that clients published.
     :ivar sent: counts the messages that clients were sent.
+    :ivar received_bytes: counts what they sent.
+    :ivar sent_bytes: counts what they were sent.
+    :ivar took: measures acknowledged publishes.
     :ivar draw: gives a number from 0 to 1.
     """
 
@@ -812,7 +870,12 @@ class WebSocketFactory(WebSocketServerFactory):
         self.draw = draw
         self._tokens = tokens
         self.flusher = Flusher(gateway.turn, clock)
-        self.sent = gateway.meter.counter("messages_out", "websocket")
+        meter = gateway.meter
+        self.received = meter.counter("messages_received", "websocket")
+        self.sent = meter.counter("messages_sent", "websocket")
+        self.received_bytes = meter.counter("received_bytes", "websocket")
+        self.sent_bytes = meter.counter("sent_bytes", "websocket")
+        self.took = meter.histogram("publish_duration_seconds", "websocket")
         # JSON may need two bytes for one; then there are the names around it.
         self.largest = gateway.limits.message_bytes * 2 + 4096
         self._kind = opening.configured(WebSocketConnection, self, self.largest, deflate)

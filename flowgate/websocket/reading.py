@@ -106,7 +106,7 @@ class Reading:
 
     @property
     def meta_cursor(self) -> str:
-        """The ``id`` of what is retained: where history begins; empty if the client does not want to know."""
+        """Where history begins, also the ``id`` of what is retained; empty if the client does not want to know."""
         return str(self._begin) if self._meta and self._begin is not None else ""
 
     def brings(self, topic: Topic, place: Cursor) -> bool:

@@ -10,6 +10,7 @@ from OpenSSL import crypto
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.auth.keys import Keyring
+from flowgate.auth.signing import SigningKeys
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.errors import InvalidToken
@@ -42,7 +43,7 @@ class CertificateTests(SynchronousTestCase):
         store, now = MemoryStore(), self.cluster.clock.seconds
         self.keyring = Keyring(store, MASTER, now)
         self.successResultOf(self.keyring.start())
-        self.tokens = TokenService(self.keyring, MASTER, store, "flowgate", now)
+        self.tokens = TokenService(self.keyring, SigningKeys(MASTER, store, now), store, "flowgate", now)
         self.successResultOf(self.tokens.start())
         self.tokens.on_revoked(
             lambda revoked: self.node.connections.end(InvalidToken(), lambda one: one.key_id == revoked)

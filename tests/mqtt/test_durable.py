@@ -12,7 +12,9 @@ from flowgate.limits import Limits
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Ack, Connack, Publish, Suback, Type, Will
 from flowgate.mqtt.record import RECORDS, STATES, Record
-from tests.mqtt.node import LIFE, Cluster, Node, Peer
+from flowgate.mqtt.sessions import Sessions
+from flowgate.topics import Namespace, Topic
+from tests.mqtt.node import HOME, LIFE, Cluster, Node, Peer
 
 LIMITS = Limits(inflight_messages=4, queued_messages=20, connections=10, session_seconds=3600)
 
@@ -279,7 +281,7 @@ class OfflineTests(DurableTests):
         self.assertIn(b'"messages_dropped"', found[0][0])
         self.assertIn(b'"count": 5', found[0][0])
         self.assertEqual([one[0] for one in found[1:]], [b"5", b"6", b"7", b"8"])
-        self.assertEqual(self.node.meter.count("messages_dropped", "mqtt session"), 5)
+        self.assertEqual(self.node.meter.count("messages_dropped", ("mqtt", "session")), 5)
 
     def test_before_subscription(self) -> None:
         """What was published before SUBSCRIBE is not delivered, also not after a reconnection."""
@@ -348,7 +350,7 @@ class LiveTests(DurableTests):
         """A client with many SUBSCRIBE packets unanswered is read no further until they are."""
         node = Node(self.cluster, Limits(unacknowledged_messages=100), alone=False)
         peer = self.durable(node=node)
-        peer.send(b"".join(packets.subscribe(number, [(f"open/{number}", 1)]) for number in range(1, 5001)))
+        peer.send(b"".join(packets.subscribe(number, [(f"open/{number}", 1)]) for number in range(1, 401)))
         self.assertEqual(peer.transport.producerState, "paused")
         self.settle()
         self.assertEqual(peer.transport.producerState, "producing")
@@ -758,6 +760,32 @@ class WillTests(DurableTests):
         self.successResultOf(self.node.started)
         self.assertFalse(self.published())
         self.assertEqual(self.node.peer("m").got(), [Connack(False, 0)])
+
+    def test_leave_was_taken_back(self) -> None:
+        """A will to a topic whose leave was taken back while its client was connected is dropped, also elsewhere."""
+        asked: list[tuple[Namespace, str]] = []
+
+        def admits(home: Namespace, topic: Topic) -> bool:
+            asked.append((home, topic.shown(True)))
+            return False
+
+        self.patch(self.node.sessions, "_admits", admits)
+        self.lose(self.mortal(False))
+        self.assertFalse(self.published())
+        self.assertEqual(asked, [(HOME, "alice_shop_open/will")])
+        self.mortal(False)
+        self.node.die()
+        self.patch(Sessions.__init__, "__defaults__", (admits,))
+        self.node = Node(self.cluster, LIMITS)
+        self.successResultOf(self.node.started)
+        self.assertFalse(self.published())
+        self.assertEqual(len(asked), 2)
+
+    def test_leave_is_at_home(self) -> None:
+        """Without anybody to ask, wills go out at home alone."""
+        sessions = self.node.sessions
+        self.assertTrue(sessions._admits(HOME, Topic(HOME, "a")))
+        self.assertFalse(sessions._admits(HOME, Topic(Namespace("bob", "shop"), "a")))
 
     def test_after_a_long_outage(self) -> None:
         """A will that was stored without an answer is found in history when it is published again much later."""

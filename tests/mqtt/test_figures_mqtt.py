@@ -169,7 +169,7 @@ class FiguresTests(SynchronousTestCase):
         self.cluster.settle()
         peer.send(packets.acks(Type.PUBACK, [1, 2, 3, 4]))
         self.cluster.settle()
-        self.assertEqual(self.node.meter.account(HOME).sent, self.node.meter.count("messages_out", "mqtt"))
+        self.assertEqual(self.node.meter.account(HOME).sent, self.node.meter.count("messages_sent", "mqtt"))
 
     def test_durable_counts(self) -> None:
         """What a kept session reads from the stream is counted as sent."""

@@ -379,6 +379,23 @@ class ProtocolTests(SynchronousTestCase):
         self.assertTrue(subscriber.closed)
         self.assertFalse(publisher.closed)
 
+    def test_measured(self) -> None:
+        """Messages, bytes and the time until acknowledged ones are stored are counted; and each refusal by its code."""
+        meter, peer = self.gateway.meter, self.peer()
+        before = meter.count("received_bytes", "mqtt")
+        data = packets.publishes("t", [b"x", b"y"], 1, [1, 2]) + packets.publishes("t", [b"z"])
+        peer.send(data)
+        self.settle()
+        self.assertEqual(meter.count("received_bytes", "mqtt") - before, len(data))
+        self.assertEqual(meter.count("messages_received", "mqtt"), 3)
+        self.assertEqual(sum(meter.histogram("publish_duration_seconds", "mqtt").counts), 2)
+        self.assertGreaterEqual(meter.count("sent_bytes", "mqtt"), len(packets.acks(Type.PUBACK, [1, 2])))
+        self.refused(4, Connect("c", user_name="Bearer", password=b"nonsense"))
+        peer.send(packets.publishes("$SYS/x", [b"x"]))
+        Peer(self.factory).send(packets.PINGREQ)
+        for code in ("invalid_token", "insufficient_scope", "protocol_violation"):
+            self.assertEqual(meter.count("refusals", ("mqtt", code)), 1, code)
+
     def test_slow_subscriber(self) -> None:
         """A client that does not read loses QoS 0 messages and keeps its connection; memory stays bounded."""
         subscriber, publisher = self.subscriber(("t", 0)), self.peer()
@@ -386,7 +403,7 @@ class ProtocolTests(SynchronousTestCase):
         for _ in range(40):
             publisher.send(packets.publishes("t", [b"x" * 60_000]))
         self.assertTrue(subscriber.protocol._outbox.held <= self.limits.subscriber_buffer_bytes)
-        dropped = self.gateway.meter.count("messages_dropped", "mqtt slow")
+        dropped = self.gateway.meter.count("messages_dropped", ("mqtt", "slow"))
         self.assertTrue(dropped > 0)
         subscriber.protocol._outbox.resumeProducing()
         self.assertEqual(len(subscriber.got()) + dropped, 40)
