@@ -16,6 +16,7 @@ from flowgate.auth import certificates
 from flowgate.auth.certificates import check_owner, key_id_of, of_peer, principal_of
 from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Principal
+from flowgate.auth.signing import SigningKeys
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.errors import AccountSuspended, InsufficientScope, InvalidToken, KeyDisabled
@@ -63,7 +64,8 @@ class CertificateTests(SynchronousTestCase):
 
     def test_beside_tokens(self) -> None:
         """The service that checks tokens checks certificates in the same way, by its own keys and clock."""
-        tokens = TokenService(self.keyring, b"master", MemoryStore(), "flowgate", lambda: self.now)
+        signing = SigningKeys(b"master", MemoryStore(), lambda: self.now)
+        tokens = TokenService(self.keyring, signing, MemoryStore(), "flowgate", lambda: self.now)
         certificate = self.authority.sign(self.key.id).certificate
         self.assertEqual(tokens.verify_certificate(certificate), principal_of(certificate, self.keyring, self.now))
         self.now += 2 * 86400

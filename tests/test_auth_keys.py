@@ -12,6 +12,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -317,6 +318,8 @@ class NodesTests(_Tests):
             json.dumps({**good, "grants": {}}).encode(),
             json.dumps({**good, "created_at": True}).encode(),
             json.dumps({**good, "more": 1}).encode(),
+            json.dumps({**good, "format": 2}).encode(),
+            json.dumps({**good, "successor": None}).encode(),
             b"[" * 100_000,
         ):
             self.successResultOf(self.store.put(KEYS, key.id, key.to_json()))
@@ -359,6 +362,204 @@ class NodesTests(_Tests):
         self.assertEqual((self.keyring.keys(), self.keyring.users()), ([], []))
 
 
+class RotationTests(_Tests):
+    """A key in the place of another."""
+
+    def rotate(self, key: ApiKey, overlap: int = 3600) -> tuple[ApiKey, str]:
+        return self.successResultOf(self.keyring.rotate(key.id, overlap))
+
+    def test_overlap(self) -> None:
+        """Both keys are accepted for the time of the overlap, then the new one alone; on every node."""
+        other = self.node()
+        old, old_text = self.create(name="till", publish=["a/#"], queues=["q"])
+        self.now += 100
+        new, new_text = self.rotate(old)
+        self.assertEqual((new.name, new.grants, new.home, new.expires_at), ("till", old.grants, HOME, None))
+        self.assertEqual(new.created_at, NOW + 100)
+        self.assertEqual(new_text, f"{new.id}.{self.keyring.secret_of(new.id)}")
+        for node in (self.keyring, other):
+            self.assertEqual(node.authenticate(new_text), new)
+            self.assertEqual(node.authenticate(old_text).successor, new.id)
+        self.now += 3600
+        for node in (self.keyring, other, self.node()):
+            self.assertRaises(InvalidToken, node.authenticate, old_text)
+            self.assertEqual(node.authenticate(new_text), new)
+
+    def test_at_once(self) -> None:
+        """Without an overlap the old key ends at once, and listeners on every node are told."""
+        told: list[str] = []
+        self.node().on_disabled(told.append)
+        old, text = self.create()
+        self.rotate(old, 0)
+        self.assertRaises(InvalidToken, self.keyring.authenticate, text)
+        self.assertEqual(told, [old.id])
+
+    def test_end_of_the_overlap(self) -> None:
+        """When the overlap is over, listeners on every node are told, since connections are open."""
+        clock, told = Clock(), list[str]()
+        keyring = Keyring(self.store, MASTER, lambda: NOW + clock.seconds(), clock)
+        self.successResultOf(keyring.start())
+        keyring.on_disabled(told.append)
+        old, _ = self.create()
+        short, _ = self.create(expires_days=1)
+        self.rotate(old, 30)
+        clock.pump([1] * 29)
+        self.assertEqual(told, [])
+        clock.pump([1] * 2)
+        self.assertEqual(told, [old.id])
+        clock.pump([30] * 3000)
+        self.assertEqual(told, [old.id, short.id])
+        keyring.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_life(self) -> None:
+        """A key that expires has a successor that lives as long; the overlap does not lengthen its own life."""
+        old, _ = self.create(expires_days=2)
+        self.now += 2 * 86400 - 60
+        new, _ = self.rotate(old)
+        self.assertEqual(new.expires_at, NOW + 4 * 86400 - 60)
+        found = self.keyring.find(old.id)
+        assert found is not None
+        self.assertEqual(found.expires_at, NOW + 2 * 86400)
+
+    def test_refused(self) -> None:
+        """What cannot be rotated is refused, and no key is made."""
+        key, _ = self.create()
+        expiring, _ = self.create(expires_days=1)
+        revoked, _ = self.create()
+        self.successResultOf(self.keyring.revoke(revoked.id))
+        self.now += 86400
+        for error, key_id, overlap in (
+            (InvalidParameter, key.id, -1),
+            (InvalidParameter, key.id, 30 * 86400 + 1),
+            (NotFound, "FGAK", 0),
+            (KeyDisabled, revoked.id, 0),
+            (Conflict, expiring.id, 0),
+        ):
+            self.failureResultOf(self.keyring.rotate(key_id, overlap), error)
+        self.assertEqual(len(self.keyring.keys()), 3)
+        self.rotate(key)
+        self.failureResultOf(self.keyring.rotate(key.id, 0), Conflict)
+        self.assertEqual(len(self.keyring.keys()), 4)
+
+    def test_at_the_same_time(self) -> None:
+        """Of two nodes that rotate the same key at once, one does; what the other one made is revoked."""
+        key, _ = self.create()
+        deaf = self.node()
+        deaf.stop()
+        new, _ = self.rotate(key)
+        self.failureResultOf(deaf.rotate(key.id, 0), Conflict)
+        good = [one.id for one in list(self.node().keys()) if not one.disabled]
+        self.assertEqual(sorted(good), sorted([key.id, new.id]))
+
+    def test_against_a_revocation(self) -> None:
+        """A key that was revoked on another node just now stays revoked, and has no successor."""
+        key, _ = self.create()
+        deaf = self.node()
+        deaf.stop()
+        self.successResultOf(self.keyring.revoke(key.id))
+        self.failureResultOf(deaf.rotate(key.id, 3600), KeyDisabled)
+        self.assertEqual([one.id for one in list(self.node().keys()) if not one.disabled], [])
+
+    def test_revocation_against_a_rotation(self) -> None:
+        """A revocation holds though another node has changed the key just now, and nothing of that is lost."""
+        key, _ = self.create()
+        deaf = self.node()
+        deaf.stop()
+        new, _ = self.rotate(key)
+        self.successResultOf(deaf.revoke(key.id))
+        (found,) = [one for one in list(self.node().keys()) if one.id == key.id]
+        self.assertEqual((found.disabled, found.successor), (True, new.id))
+
+
+class AccountTests(_Tests):
+    """Plans, pages and removals."""
+
+    def test_plan(self) -> None:
+        """A user has a plan, which can be changed, on every node; other members stay."""
+        other = self.node()
+        self.successResultOf(self.keyring.create_user("alice", "free"))
+        self.successResultOf(self.keyring.suspend("alice", True))
+        changed = self.successResultOf(self.keyring.set_plan("alice", "gold"))
+        self.assertEqual((changed.plan, changed.suspended), ("gold", True))
+        self.assertEqual(other.user("alice"), changed)
+        self.assertEqual(self.successResultOf(self.keyring.set_plan("alice", "")).plan, "")
+        for wrong in ("a b", "x" * 65, "ä", "a\n"):
+            self.failureResultOf(self.keyring.set_plan("alice", wrong), InvalidParameter)
+            self.failureResultOf(self.keyring.create_user("bob", wrong), InvalidParameter)
+        self.failureResultOf(self.keyring.set_plan("nobody", "gold"), NotFound)
+
+    def test_changes_at_the_same_time(self) -> None:
+        """Changes that two nodes make at once both hold."""
+        self.successResultOf(self.keyring.create_user("alice"))
+        deaf = self.node()
+        deaf.stop()
+        self.successResultOf(self.keyring.suspend("alice", True))
+        self.successResultOf(deaf.set_plan("alice", "gold"))
+        found = self.node().user("alice")
+        assert found is not None
+        self.assertEqual((found.suspended, found.plan), (True, "gold"))
+
+    def test_removed(self) -> None:
+        """A removed user has no keys, on any node; the name is not given again."""
+        other, told = self.node(), list[str]()
+        other.on_disabled(told.append)
+        key, text = self.create()
+        self.keyring.authenticate(text)
+        self.successResultOf(self.keyring.delete_user("alice"))
+        self.assertEqual(told, ["alice", key.id])
+        for node in (self.keyring, other, self.node()):
+            self.assertRaises(InvalidToken, node.authenticate, text)
+            self.assertEqual((node.keys(), node.users(), node.user("alice")), ([], [], None))
+            self.assertIsNone(node.last_use.of(key.id))
+            self.failureResultOf(node.create_user("alice"), Conflict)
+            self.failureResultOf(node.create("alice", "shop"), Conflict)
+            self.failureResultOf(node.suspend("alice", False), NotFound)
+            self.failureResultOf(node.set_plan("alice", "gold"), NotFound)
+        self.failureResultOf(self.keyring.delete_user("nobody"), NotFound)
+
+    def test_removal_that_broke_off(self) -> None:
+        """From the first moment on no key is accepted; a second call removes what the first one has left."""
+        key, text = self.create()
+        with mock.patch.object(self.store, "delete", lambda *_: fail(BusUnavailable())):
+            self.failureResultOf(self.keyring.delete_user("alice"), BusUnavailable)
+        self.assertRaises(AccountSuspended, self.keyring.authenticate, text)
+        self.successResultOf(self.keyring.delete_user("alice"))
+        self.assertEqual(self.keyring.keys(), [])
+        self.assertIsNone(self.keyring.find(key.id))
+
+    def test_last_use(self) -> None:
+        """A key is noted as used when it is accepted, not when it is refused."""
+        key, text = self.create()
+        revoked, revoked_text = self.create()
+        self.successResultOf(self.keyring.revoke(revoked.id))
+        self.assertRaises(KeyDisabled, self.keyring.authenticate, revoked_text)
+        self.assertRaises(InvalidToken, self.keyring.authenticate, f"{key.id}.{'a' * 40}")
+        self.assertEqual((self.keyring.last_use.of(key.id), self.keyring.last_use.of(revoked.id)), (None, None))
+        self.keyring.authenticate(text)
+        self.assertEqual(self.node().last_use.of(key.id), NOW)
+
+    def test_pages(self) -> None:
+        """Keys and users are found by pages, and keys by whose they are."""
+        made = []
+        for number in range(7):
+            self.now = NOW + number // 3
+            made.append(self.create(f"u{number % 2}", f"a{number % 3}")[0])
+        found: list[ApiKey] = []
+        after = (-1, "")
+        while page := self.keyring.page(None, None, after, 2):
+            found += page
+            after = (page[-1].created_at, page[-1].id)
+        self.assertEqual(found, self.keyring.keys())
+        self.assertEqual(set(found), set(made))
+        self.assertEqual(len(self.keyring.keys("u0")), 4)
+        self.assertEqual(self.keyring.page("u0", "a0", (-1, ""), 9), self.keyring.keys("u0", "a0"))
+        self.assertEqual(len(self.keyring.keys("u0", "a0")), 2)
+        self.create("v0", "a")
+        self.assertEqual([user.name for user in self.keyring.users_page("u", "", 5)], ["u0", "u1"])
+        self.assertEqual([user.name for user in self.keyring.users_page("", "u0", 1)], ["u1"])
+
+
 class ShapeTests(SynchronousTestCase):
     """Deferreds and errors."""
 
@@ -370,6 +571,9 @@ class ShapeTests(SynchronousTestCase):
             keyring.revoke("x"),
             keyring.create_user(""),
             keyring.suspend("x", True),
+            keyring.rotate("x", 0),
+            keyring.set_plan("x", ""),
+            keyring.delete_user("x"),
         ):
             assert isinstance(made, Deferred)
             self.failureResultOf(made, Refused)

@@ -167,13 +167,28 @@ class TokenService:
         :raises AccountSuspended: if its user is suspended.
         """
         principal = self.recognize(token)
+        self._check(principal)
+        return self._keyring.limited(principal)
+
+    def check(self, principal: Principal) -> None:
+        """Check that who was let in before would be let in now; when the token expires is not looked at.
+
+        :raises InvalidToken: if the token or its key was revoked, or another account has taken back what was permitted.
+        :raises AccountSuspended: if the user is suspended.
+        """
+        if principal.signing_key and self._signing.verifying(principal.signing_key) is None:
+            raise InvalidToken("the token is not one of this gateway")
+        self._check(principal)
+        if self._keyring.limited(principal) is not principal:
+            raise InvalidToken("another account has taken back what the token permitted there")
+
+    def _check(self, principal: Principal) -> None:
         if principal.token_id in self._revoked:
             raise InvalidToken("the token was revoked")
         key = self._keyring.find(principal.key_id)
         if key is None or key.disabled:
             raise InvalidToken("the token's API key was revoked")
         self._keyring.check(key)
-        return self._keyring.limited(principal)
 
     def verify_certificate(self, certificate: x509.Certificate) -> Principal:
         """Find whose certificate this is, which TLS has verified: it stands for a token of its key with all grants.

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from flowgate.auth.secrets import master_secret
-from flowgate.auth.tokens import _signing_key
+from flowgate.auth.signing import derived_key
 from flowgate.mqtt import packets
 from tests.integration.gateway import (
     PATIENCE,
@@ -456,7 +456,7 @@ class AccountTests(SynchronousTestCase):
         key = gateway.key("ann")
         token: str = gateway.request("POST", "/token/", {"api_key": key})[1]["token"]
         header, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
-        ours = _signing_key(master_secret(gateway.data))
+        ours = derived_key(master_secret(gateway.data))
         theirs = ec.generate_private_key(ec.SECP256R1())
         now = int(time.time())
 
@@ -621,7 +621,7 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(self.publish(token, "t", "x")[0], 200)
 
         claims = jwt.decode(token, options={"verify_signature": False})
-        ours = _signing_key(master_secret(gateway.data))
+        ours = derived_key(master_secret(gateway.data))
         short = jwt.encode({**claims, "exp": int(time.time()) + 2}, ours, "ES256", jwt.get_unverified_header(token))
         connections = self.open_all(short, PATIENCE)
         self.assert_all_end(connections, 4401)

@@ -1,17 +1,14 @@
-"""The calls that make and end tokens, keys and users."""
+"""The calls that make and end tokens."""
 
 from __future__ import annotations
 
-from flowgate.auth.tokens import DEFAULT_LIFE, LONGEST_LIFE, SHORTEST_LIFE
-from flowgate.errors import Conflict, InsufficientScope, InvalidTopic, NotFound
-from flowgate.http.describing.common import ADMIN, ADMIN_TOKEN, ANY, NOBODY, WITH_BODY
+from flowgate.auth.signing import LONGEST_LIFE
+from flowgate.auth.tokens import DEFAULT_LIFE, SHORTEST_LIFE
+from flowgate.http.describing.common import ANY, NOBODY
 from flowgate.http.describing.shapes import (
     FILTER,
-    LABEL,
     QUEUE_GRANT,
-    SECONDS,
     answer,
-    flag,
     listing,
     obj,
     or_null,
@@ -19,7 +16,7 @@ from flowgate.http.describing.shapes import (
     text,
     whole,
 )
-from flowgate.http.describing.values import FORM, JSON, Example, Operation, Parameter, Reply, Schema
+from flowgate.http.describing.values import FORM, JSON, Example, Operation, Reply, Schema
 
 KEY = "FGAKX77HWLWCFIZ7IA3O.4xKt9aQ2mLp7Zr0VbNc3WdYe8HfGj1SuTi5OkXq6"
 KEY_ID, SECRET = KEY.split(".")
@@ -49,7 +46,9 @@ _FORM: Schema = obj(
         "api_key": text("the whole key, instead of these two"),
         "app": text("has to be the key's application"),
         "ttl": _LIFE,
-        "scope": text("narrows: `publish:<filter>`, `subscribe:<filter>`, `queue:<name>`, separated by spaces"),
+        "scope": text(
+            "narrows: `publish:<filter>`, `subscribe:<filter>`, `queue:<name>`, `queue:send:<name>`, with spaces between"
+        ),
     },
     ("grant_type",),
     more=True,
@@ -73,11 +72,13 @@ def _oauth(*statuses: int) -> dict[int, Reply]:
         403: "the key is disabled, or the user suspended",
         413: "the body is too large",
         415: "the body is neither JSON nor a form",
+        429: "too many wrong keys from this address, or too many tokens for this key",
         500: "a fault of ours",
         503: "the message bus is away",
     }
     headers = {
         401: {"WWW-Authenticate": "as RFC 6750 says"},
+        429: {"Retry-After": "seconds after which to try again"},
         503: {"Retry-After": "seconds after which to try again"},
     }
     return {status: Reply(words[status], ref("OAuthError"), headers=headers.get(status, {})) for status in statuses}
@@ -85,19 +86,6 @@ def _oauth(*statuses: int) -> dict[int, Reply]:
 
 # What is refused before anybody looks at the request is a problem also here.
 _BEFORE = tuple(kind for kind in ANY if kind.status in (414, 431))
-
-_SHOWN_KEY = {
-    "id": KEY_ID,
-    "user": "alice",
-    "app": "shop",
-    "name": "till",
-    "publish": ["alice_shop_#"],
-    "subscribe": ["alice_shop_#"],
-    "queues": ["*"],
-    "created_at": 1795690800,
-    "expires_at": None,
-    "disabled": False,
-}
 
 OPERATIONS = (
     Operation(
@@ -111,7 +99,7 @@ OPERATIONS = (
         needs_body=False,
         replies={200: Reply("a token", _ISSUED)},
         refusals=_BEFORE,
-        others=_oauth(400, 401, 403, 413, 415, 500, 503),
+        others=_oauth(400, 401, 403, 413, 415, 429, 500, 503),
         security=("api_key", "basic", "nobody"),
         examples={
             "json": Example(
@@ -217,142 +205,6 @@ OPERATIONS = (
                         }
                     ]
                 },
-            )
-        },
-    ),
-    Operation(
-        "POST",
-        "/api/v1/admin/keys",
-        "createKey",
-        "Administration",
-        "Make an API key",
-        "It makes the user too if there is none. Without grants the key may do everything inside the application.",
-        bodies={
-            JSON: obj(
-                {
-                    "user": text("whose key it is", pattern=LABEL),
-                    "app": text("the application", pattern=LABEL),
-                    "name": or_null(text("what it is for", maxLength=100)),
-                    "publish": _FILTERS,
-                    "subscribe": _FILTERS,
-                    "queues": _QUEUES,
-                    "expires_days": or_null(whole("days until it expires; never if absent", 1, 36500)),
-                },
-                ("user", "app"),
-            )
-        },
-        replies={
-            201: Reply(
-                "the key, which is shown this once",
-                answer(
-                    key=text("`<key id>.<secret>`"),
-                    id=text("the key id"),
-                    user=text("its user"),
-                    app=text("its application"),
-                    name=text("what it is for"),
-                    created_at=SECONDS,
-                    expires_at={"type": ["integer", "null"]},
-                ),
-            )
-        },
-        refusals=(*ADMIN, *WITH_BODY, InvalidTopic, Conflict, InsufficientScope),
-        security=ADMIN_TOKEN,
-        examples={
-            "till": Example(
-                "a key for everything",
-                201,
-                {
-                    "key": KEY,
-                    "id": KEY_ID,
-                    "user": "alice",
-                    "app": "shop",
-                    "name": "till",
-                    "created_at": 1795690800,
-                    "expires_at": None,
-                },
-                body={"user": "alice", "app": "shop", "name": "till"},
-            )
-        },
-    ),
-    Operation(
-        "GET",
-        "/api/v1/admin/keys",
-        "listKeys",
-        "Administration",
-        "List all API keys, without their secrets",
-        replies={200: Reply("the keys, the oldest first", answer(keys=listing(ref("ApiKey"))))},
-        refusals=ADMIN,
-        security=ADMIN_TOKEN,
-        examples={"keys": Example("one key", 200, {"keys": [_SHOWN_KEY]})},
-    ),
-    Operation(
-        "DELETE",
-        "/api/v1/admin/keys/<key_id>",
-        "revokeKey",
-        "Administration",
-        "Revoke an API key, and every token made from it",
-        parameters=(Parameter("key_id", "path", text("the public part of the key", minLength=1), "the key"),),
-        replies={204: Reply("it is disabled for good")},
-        refusals=(*ADMIN, NotFound),
-        security=ADMIN_TOKEN,
-        examples={"key": Example("a key", 204, None, {"key_id": KEY_ID})},
-    ),
-    Operation(
-        "POST",
-        "/api/v1/admin/users",
-        "createUser",
-        "Administration",
-        "Make a user, or find the one of that name",
-        bodies={JSON: obj({"user": text("the name", pattern=LABEL)}, ("user",))},
-        replies={201: Reply("the user", ref("User"))},
-        refusals=(*ADMIN, *WITH_BODY, Conflict),
-        security=ADMIN_TOKEN,
-        examples={
-            "bob": Example(
-                "a user", 201, {"user": "bob", "created_at": 1795690800, "suspended": False}, body={"user": "bob"}
-            )
-        },
-    ),
-    Operation(
-        "GET",
-        "/api/v1/admin/users",
-        "listUsers",
-        "Administration",
-        "List all users",
-        replies={200: Reply("the users, by name", answer(users=listing(ref("User"))))},
-        refusals=ADMIN,
-        security=ADMIN_TOKEN,
-        examples={
-            "users": Example(
-                "two users",
-                200,
-                {
-                    "users": [
-                        {"user": "alice", "created_at": 1795690800, "suspended": False},
-                        {"user": "bob", "created_at": 1795690800, "suspended": False},
-                    ]
-                },
-            )
-        },
-    ),
-    Operation(
-        "POST",
-        "/api/v1/admin/users/<user>/suspend",
-        "suspendUser",
-        "Administration",
-        "Suspend a user, or end the suspension",
-        parameters=(Parameter("user", "path", text("the name", minLength=1), "the user"),),
-        bodies={JSON: obj({"suspended": flag("`false` ends it")}, ("suspended",))},
-        replies={200: Reply("the user", ref("User"))},
-        refusals=(*ADMIN, *WITH_BODY, NotFound),
-        security=ADMIN_TOKEN,
-        examples={
-            "bob": Example(
-                "a user",
-                200,
-                {"user": "bob", "created_at": 1795690800, "suspended": True},
-                {"user": "bob"},
-                {"suspended": True},
             )
         },
     ),
