@@ -22,46 +22,18 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from flowgate import __version__
-from flowgate.auth.keys import Keyring
-from flowgate.auth.secrets import admin_token, agree_on_master, master_secret
-from flowgate.auth.tokens import TokenService
-from flowgate.bus.bridge import NatsConnection
-from flowgate.bus.groups import LinkGroups
-from flowgate.bus.jetstream import JetStreamBus
-from flowgate.bus.kv import JetStreamStore
-from flowgate.bus.peers import LinkPeers
-from flowgate.bus.queue_logs import JetStreamQueueLogs
-from flowgate.bus.records import LinkStore
-from flowgate.bus.retained import JetStreamRetained
+from flowgate.auth.secrets import admin_token, master_secret
 from flowgate.bus.server import NatsServer, lock_directory
 from flowgate.connections import Connections
-from flowgate.errors import InvalidToken, StartError
-from flowgate.figures import Figures
-from flowgate.gateway import Gateway
-from flowgate.http.credentials import Credentials
+from flowgate.errors import StartError
 from flowgate.http.describing.place import MqttDoor
-from flowgate.http.site import make_site
-from flowgate.http.webhooks import WebhookCalls
-from flowgate.limits import Policies
 from flowgate.listening import ClientCertificates, is_tls, listen
-from flowgate.metering import Meter
-from flowgate.mqtt.protocol import MqttFactory
-from flowgate.mqtt.sessions import Sessions
-from flowgate.mqtt.websocket import make_resource as make_mqtt_resource
-from flowgate.presence import Presence
-from flowgate.queues.declared import declare
-from flowgate.queues.replica import at_once
-from flowgate.queues.service import Queues
-from flowgate.queues.subscribing import QueueSubscriptions
-from flowgate.router import Router
 from flowgate.settings import Settings
-from flowgate.sqs.resource import SqsCalls
-from flowgate.subscriber import Turn
-from flowgate.timers import Wheel
-from flowgate.webhooks.addresses import AddressPolicy
-from flowgate.webhooks.posting import Poster
-from flowgate.webhooks.service import Webhooks
-from flowgate.websocket.resource import make_resource
+from flowgate.wiring.accounts import open_accounts
+from flowgate.wiring.messages import open_messages
+from flowgate.wiring.protocols import open_protocols
+from flowgate.wiring.queues import open_queues
+from flowgate.wiring.selling import open_selling
 
 _log = Logger()
 
@@ -134,11 +106,13 @@ class FlowGate(Service):
         settings, reactor = self._settings, self._reactor
         began = reactor.seconds()
         clients = client_certificates(settings)
+        if settings.default_plan and settings.default_plan not in {plan.name for plan in settings.plans}:
+            raise StartError(f"there is no plan {settings.default_plan} for users without any: see default_plan")
         data = prepare_directory(settings.data)
         lock = lock_directory(data)
         self._undo.append(("lock", lock.release))
-        master = master_secret(data, settings.master_secret)
-        admin = admin_token(data, settings.admin_token)
+        master = master_secret(data, settings.master_secret, settings.master_secret_file)
+        admin = admin_token(data, settings.admin_token, settings.admin_token_file)
 
         urls = list(settings.nats)
         if not urls:
@@ -147,118 +121,28 @@ class FlowGate(Service):
             await server.start()
             urls = [server.url]
 
-        bus = JetStreamBus(
-            reactor,
-            urls,
-            shared=bool(settings.nats),
-            replicas=settings.replicas,
-            # The stream is the queue of durable sessions too.
-            history_messages=max(settings.history_messages, settings.limits.queued_messages),
-            history_age=settings.history_age,
-            largest=settings.limits.message_bytes,
-        )
-        wheel = Wheel(reactor)
-        self._undo.append(("timers", wheel.stop))
-        connections = Connections(settings.limits.connections)
-        peers = LinkPeers(bus.link, shared=bool(settings.nats))
-        groups = LinkGroups(reactor, bus.link, peers)
-        router = Router()
-        gateway = Gateway(
-            bus,
-            router,
-            Turn(),
-            connections,
-            Meter(),
-            settings.limits,
-            Policies(settings.policies),
-            retained=JetStreamRetained(reactor, bus.link, replicas=settings.replicas),
-            groups=groups,
-        )
-        bus.listener = gateway
-        self._undo.append(("bus", bus.stop))
-        self._undo.append(("bus listener", lambda: setattr(bus, "listener", None)))
-        await bus.start()
-
-        nats = NatsConnection(urls)
-        self._undo.append(("nats connection", nats.stop))
-        await nats.start()
-        store = JetStreamStore(nats, replicas=settings.replicas)
-        await agree_on_master(store, master)
-        logs = JetStreamQueueLogs(reactor, bus.link, nats, replicas=settings.replicas)
-        queues = Queues(
-            logs, store, master, reactor, time.time, connections=connections, soon=getattr(reactor, "soon", at_once)
-        )
-        self._undo.append(("queue logs", logs.stop))
-        self._undo.append(("queues", queues.stop))
-        await queues.start()
-        self._undo.append(("shared subscriptions", groups.stop))
-        subscriptions = QueueSubscriptions(queues, groups, lambda: bus.epoch, reactor)
-        queues.prepare_subscriptions(subscriptions.prepare)
-        self._undo.append(("subscriptions of queues", subscriptions.stop))
-        subscriptions.start()
-        await declare(queues, settings.queues)
-        policy, plain = AddressPolicy(settings.webhooks_allow), settings.webhooks_http
-        post = Poster(reactor, policy).post
-        webhooks = Webhooks(queues, store, master, post, policy, reactor, time.time, plain=plain, meter=gateway.meter)
-        self._undo.append(("webhooks", webhooks.stop))
-        await webhooks.start()
-        keyring = Keyring(store, master, time.time)
-        self._undo.append(("keys", keyring.stop))
-        await keyring.start()
-        tokens = TokenService(keyring, master, store, settings.issuer, time.time)
-        self._undo.append(("tokens", tokens.stop))
-        await tokens.start()
-        tokens.on_revoked(
-            lambda revoked: connections.end(
-                InvalidToken("the token was revoked"),
-                lambda principal: revoked in (principal.token_id, principal.key_id, principal.user),
-            )
-        )
-
-        records = LinkStore(bus.link, store, replicas=settings.replicas)
-        sessions = Sessions(gateway, records, peers, reactor, time.time)
-        self._undo.append(("MQTT sessions", sessions.stop))
-        await sessions.start()
-        figures = Figures(gateway, router, peers, reactor)
-        self._undo.append(("figures", figures.stop))
-        figures.start()
-        presence = Presence(peers, reactor, time.time)
-        self._undo.append(("presence", presence.stop))
-        presence.start()
-        self._undo.append(("connections", lambda: self._drain(connections)))
-        mqtt = MqttFactory(gateway, tokens, sessions, wheel, reactor, time.time)
-        websockets = {
-            b"/ws": make_resource(
-                gateway,
-                tokens,
-                presence,
-                wheel,
-                reactor,
-                time.time,
-                origins=settings.websocket_origins,
-                deflate=settings.websocket_deflate,
-            ),
-            b"/mqtt": make_mqtt_resource(mqtt, lambda: self._draining, settings.websocket_origins),
-        }
+        messages = await open_messages(reactor, settings, urls, master, time.time, self._undone)
+        identities = await open_accounts(reactor, settings, messages, master, time.time, self._undone)
+        storing = await open_queues(reactor, settings, messages, identities, master, time.time, self._undone)
+        selling = await open_selling(reactor, settings, messages, identities, storing.poster, time.time, self._undone)
         mqtt_at: list[str] = []
-        sqs = SqsCalls(queues, keyring, time.time, settings.sqs_account_id, settings.sqs_regions == "separate")
-        site = make_site(
-            gateway,
-            tokens,
-            keyring,
-            queues,
-            admin,
-            websockets,
-            wheel,
+        protocols = await open_protocols(
             reactor,
+            settings,
+            messages,
+            identities,
+            storing,
+            selling,
+            admin,
             time.time,
+            lambda: self._drain(messages.connections),
             lambda: self._draining,
-            [*sqs.routes(), *WebhookCalls(webhooks, Credentials(tokens)).routes()],
-            mqtt=lambda: _mqtt_door(settings.mqtt, mqtt_at),
+            lambda: _mqtt_door(settings.mqtt, mqtt_at),
+            self._undone,
         )
-        http_at = [await self._listen(endpoint, site, "HTTP and WebSocket") for endpoint in settings.http]
+        http_at = [await self._listen(endpoint, protocols.site, "HTTP and WebSocket") for endpoint in settings.http]
         for endpoint in settings.mqtt:
-            mqtt_at.append(await self._listen(endpoint, mqtt, "MQTT", clients))
+            mqtt_at.append(await self._listen(endpoint, protocols.mqtt, "MQTT", clients))
         url = _url(settings.http, http_at)
         location = data / _LOCATION
         location.write_text(json.dumps({"url": url, "pid": os.getpid(), "http": http_at, "mqtt": mqtt_at}))
@@ -270,11 +154,18 @@ class FlowGate(Service):
             seconds=seconds,
             place=f": {url}" if url else "",
         )
-        if not keyring.keys():
+        if protocols.dashboard is not None and url and (link := await protocols.dashboard.first_link()) is not None:
+            _log.info("the dashboard is at {url}/dashboard/", url=url)
+            # Whoever reads this log can set up the gateway, which they could by the data directory as well.
+            _log.info("to set it up open, once and within an hour: {url}/dashboard/{link}", url=url, link=link)
+        if not identities.keyring.keys():
             if url:
                 _log.info("the documentation is at {url}/docs", url=url)
             command = f"flowgate key create USER APP --data {shlex.quote(str(data))}"
             _log.info("there is no API key yet; make the first one with: {command}", command=command)
+
+    def _undone(self, name: str, step: Callable[[], object]) -> None:
+        self._undo.append((name, step))
 
     async def _listen(
         self, description: str, factory: IProtocolFactory, what: str, clients: ClientCertificates | None = None

@@ -29,6 +29,16 @@ ROOMS = (
     "http.wire",
     "sqs.wire",
     "sqs.query",
+    # the pure part of the client
+    "client.values",
+    "client.refusals",
+    "client.http",
+    "client.wire",
+    "client.actions",
+    "client.outgoing",
+    "client.streams",
+    "client.core",
+    "client.driver",
     # what the rooms ask of each other
     "interfaces",
     "gate",
@@ -40,16 +50,22 @@ ROOMS = (
     "subscriber",
     "router",
     "connections",
+    "revoking",
     "repeating",
     "retaining",
     "gateway",
     "replay",
     "reports",
+    "rates",
     "figures",
     "presence",
     "queues",
     "webhooks.addresses",
     "webhooks",
+    "billing",
+    "allowing",
+    "metrics",
+    "nodes",
     "bus",
     # adapters
     "websocket.opening",
@@ -62,9 +78,16 @@ ROOMS = (
     "websocket",
     "http",
     "sqs",
+    "dashboard",
+    # the client for asyncio and for Twisted, which uses nothing of the gateway
+    "client.aio",
+    "client.tx",
+    "client",
     # wiring
     "settings",
+    "logs",
     "listening",
+    "wiring",
     "service",
     "reactor",
     "tap",
@@ -77,10 +100,15 @@ have no line of their own."""
 PURE = ROOMS[: ROOMS.index("interfaces")]
 """Rooms without Twisted and without a clock."""
 
-ONLY_FROM = {"bus": frozenset(("errors", "topics", "message", "limits", "interfaces", "gate"))}
+_CLIENT = frozenset(room for room in ROOMS if room.startswith("client."))
+
+ONLY_FROM = {
+    "bus": frozenset(("errors", "topics", "message", "limits", "interfaces", "gate")),
+    **dict.fromkeys((*_CLIENT, "client"), frozenset(("errors", "topics", "message", *_CLIENT))),
+}
 """Rooms that use fewer of those above them than the order allows."""
 
-HOME = {"asyncio": ("bus", "tap"), "nats": ("bus",)}
+HOME = {"asyncio": ("bus", "tap", "client.aio"), "nats": ("bus",)}
 """Packages of others that are used in some rooms only."""
 
 _ROOT = Path(flowgate.__file__).parent

@@ -15,11 +15,12 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL
+from twisted.application.service import Application
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import capturedLogs
+from twisted.logger import ILogObserver, capturedLogs
 from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -35,13 +36,15 @@ from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
 from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections, IConnection
-from flowgate.errors import BusUnavailable, InvalidToken, Refused, StartError
+from flowgate.errors import AccountSuspended, BusUnavailable, InvalidToken, Refused, StartError
 from flowgate.gateway import Gateway
 from flowgate.http.site import make_site as real_make_site
+from flowgate.logs import JsonLines
 from flowgate.service import DRAIN_SECONDS, STEP_SECONDS, STOP_SECONDS, FlowGate, prepare_directory
 from flowgate.settings import Settings
 from flowgate.tap import makeService
 from flowgate.topics import Namespace
+from flowgate.wiring import messages, protocols, queues
 from tests.certificates import Authority
 
 HOME = Namespace("alice", "shop")
@@ -84,13 +87,23 @@ class _Reactor(MemoryReactorClock):
         self._log("start unix")
         return _Port(UNIXAddress(address), self._log)
 
-    def callFromThread(self, call: Callable[[], object]) -> None:
-        call()
+    def callFromThread(self, call: Callable[..., object], *values: object) -> None:
+        call(*values)
+
+    def getThreadPool(self) -> Any:
+        return _Pool()
 
     def stop(self) -> None:
         if self.hasStopped:
             raise ReactorNotRunning()
         super().stop()
+
+
+class _Pool:
+    """Has no threads: what is asked of it is done at once."""
+
+    def callInThreadWithCallback(self, told: Callable[..., None], work: Callable[..., object], *values: object) -> None:
+        told(True, work(*values))
 
 
 class _Part:
@@ -125,6 +138,8 @@ class _Bus(MemoryBus):
 
 @implementer(IConnection)
 class _Connection:
+    protocol = "mqtt"
+
     def __init__(self) -> None:
         self.told: list[Refused | None] = []
 
@@ -164,20 +179,24 @@ class _Tests(SynchronousTestCase):
             return real_make_site(*parts, **more)
 
         self.parts: dict[str, tuple[Any, ...]] = {}
-        for name, made in (
-            ("make_site", make_site),
-            ("NatsServer", make_server),
-            ("JetStreamBus", make_bus),
-            ("NatsConnection", lambda urls: self.nats),
-            ("JetStreamStore", lambda nats, replicas: self.store),
-            ("LinkStore", lambda link, watches, replicas: self.store),
-            ("LinkPeers", lambda link, shared: MemoryPeers(MemoryPeersHub(self.reactor))),
-            ("LinkGroups", lambda reactor, link, peers: MemoryGroups(MemoryGroupsHub(reactor, self.bus))),
-            ("JetStreamRetained", lambda reactor, link, replicas: MemoryRetained(reactor)),
-            ("JetStreamQueueLogs", lambda reactor, link, nats, replicas: MemoryQueueLogs(reactor)),
-            ("Connections", lambda limit: self.connections),
+        for module, name, made in (
+            (service, "NatsServer", make_server),
+            (messages, "JetStreamBus", make_bus),
+            (messages, "NatsConnection", lambda urls: self.nats),
+            (messages, "JetStreamStore", lambda nats, replicas: self.store),
+            (messages, "LinkStore", lambda link, watches, replicas: self.store),
+            (messages, "LinkPeers", lambda link, shared: MemoryPeers(MemoryPeersHub(self.reactor))),
+            (
+                messages,
+                "LinkGroups",
+                lambda reactor, link, peers: MemoryGroups(MemoryGroupsHub(reactor, self.bus)),
+            ),
+            (messages, "JetStreamRetained", lambda reactor, link, replicas: MemoryRetained(reactor)),
+            (messages, "Connections", lambda limit: self.connections),
+            (queues, "JetStreamQueueLogs", lambda reactor, link, nats, replicas: MemoryQueueLogs(reactor)),
+            (protocols, "make_site", make_site),
         ):
-            self.patch(service, name, made)
+            self.patch(module, name, made)
         self.patch(atexit, "register", lambda *call: self.exits.append(call))
         self.patch(signal, "signal", self.handlers.__setitem__)
         self.patch(sys, "__stderr__", self.errors)
@@ -187,10 +206,13 @@ class _Tests(SynchronousTestCase):
         gateway.startService()
         return gateway
 
-    def connect(self, token_id: str = "t1", key_id: str = "k1", user: str = "alice") -> _Connection:
+    def connect(
+        self, token_id: str = "t1", key_id: str = "k1", user: str = "alice", signing_key: str = "s1"
+    ) -> _Connection:
         connection = _Connection()
+        self.connections.check = lambda _: None  # there is no such key
         grants = Grants.everything(HOME)
-        self.connections.add(connection, Principal(user, "shop", HOME, key_id, grants, 2e9, token_id, 1e9))
+        self.connections.add(connection, Principal(user, "shop", HOME, key_id, grants, 2e9, token_id, 1e9, signing_key))
         return connection
 
 
@@ -213,7 +235,7 @@ class StartTests(_Tests):
         self.assertIn(key, [event.get("key_id") for event in logged])
         self.assertIsInstance(self.bus.listener, Gateway)
         made = self.parts["site"]
-        tokens, keyring, draining = made[1], made[2], made[9]
+        tokens, keyring, draining = made[1], made[2].keyring, made[9]
         self.assertEqual((list(tokens._revoked), draining()), (["t1"], False))
         stopped = gateway.stopService()
         self.assertTrue(draining())
@@ -390,6 +412,14 @@ class FailureTests(_Tests):
         self.assertTrue((self.data / "gateway.json").exists())
         self.successResultOf(first.stopService())
 
+    def test_secret_in_a_file(self) -> None:
+        """The master secret may stand in a file elsewhere, which has to be there."""
+        self.assertIn("/nowhere/master", self.fails(master_secret_file=Path("/nowhere/master")))
+
+    def test_admin_token_in_a_file(self) -> None:
+        """So may the admin token."""
+        self.assertIn("/nowhere/admin", self.fails(admin_token_file=Path("/nowhere/admin")))
+
     def test_weak_secret(self) -> None:
         """A secret that is too weak is not repeated."""
         self.assertNotIn("hunter2", self.fails(master_secret="hunter2"))
@@ -527,16 +557,18 @@ class RevocationTests(_Tests):
     """Open connections of what was revoked."""
 
     def test_ends(self) -> None:
-        """Connections of a revoked token, of a revoked key and of a suspended user end, others do not."""
+        """Connections of a revoked token, API key or signing key and of a suspended user end, others do not."""
         told: list[Callable[[str], None]] = []
         self.patch(TokenService, "on_revoked", lambda _self, listener: told.append(listener))
         self.start()
         by_token, by_key, by_user = self.connect("t2"), self.connect(key_id="k2"), self.connect(user="bob")
+        by_signing_key = self.connect(signing_key="s2")
         other = self.connect()
-        for revoked in ("t2", "k2", "bob", "nobody"):
+        for revoked in ("t2", "k2", "s2", "bob", "", "nobody"):
             told[0](revoked)
-        for ended in (by_token, by_key, by_user):
+        for ended in (by_token, by_key, by_signing_key):
             self.assertEqual([type(reason) for reason in ended.told], [InvalidToken])
+        self.assertEqual([type(reason) for reason in by_user.told], [AccountSuspended])
         self.assertEqual(other.told, [])
 
 
@@ -557,6 +589,20 @@ class PluginTests(SynchronousTestCase):
         made = makeService(config.subOptions)
         assert isinstance(made, FlowGate)
         self.assertEqual(made._settings.data, Path(data).absolute())
+
+    def test_json_log(self) -> None:
+        """With ``log_format = "json"`` the application logs so; what does not go together is said in one sentence."""
+        self.patch(os, "environ", {**os.environ, "FLOWGATE_LOG_FORMAT": "json"})
+        config = ServerOptions()
+        config.parseOptions(["-n", "flowgate", "--data", self.mktemp()])
+        application: Any = Application("flowgate")
+        made: Any = makeService(config.subOptions)
+        made.setServiceParent(application)
+        self.assertIsInstance(application.getComponent(ILogObserver), JsonLines)
+        self.assertEqual([type(service) for service in made], [FlowGate])
+        with self.assertRaises(SystemExit) as ended:
+            self.config("-n", "--syslog")
+        self.assertIn("flowgate: log_format", str(ended.exception))
 
     def test_no_process_id_file(self) -> None:
         """Nothing is written outside of the data directory: twistd's own file only where it was asked for."""

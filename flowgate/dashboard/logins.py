@@ -92,14 +92,13 @@ class Logins:
         self._watch: Callable[[], None] | None = None
         self._turns = DeferredSemaphore(AT_ONCE)
         self._waiting = 0
-        self._nobodys: PasswordHash | None = None
+        self._nobodys = PasswordHash.nobodys(self._cost)
 
     def start(self) -> Deferred[None]:
         """Read all logins, and follow their changes."""
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        self._nobodys = await self._slow(PasswordHash.of, "", self._cost)
         self._watch = await self._store.watch(LOGINS, self._changed)
 
     def stop(self) -> None:
@@ -164,7 +163,6 @@ class Logins:
         :raises RateLimited: if too many ask at once.
         """
         login = self._logins.get(user)
-        assert self._nobodys is not None
         stored = self._nobodys if login is None else login.password
         fits = await self._slow(stored.fits, password)
         now = self._logins.get(user)

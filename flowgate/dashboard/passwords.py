@@ -49,6 +49,11 @@ class PasswordHash:
         salt = secrets.token_bytes(_SALT_BYTES)
         return cls(cost, salt, _scrypt(password, salt, cost))
 
+    @classmethod
+    def nobodys(cls, cost: Cost) -> PasswordHash:
+        """One that no password is known to fit, at once: to try it costs as much as any other."""
+        return cls(cost, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
+
     def fits(self, password: str) -> bool:
         """Whether this is the password: slow, so not for the reactor's thread."""
         return hmac.compare_digest(_scrypt(password, self.salt, self.cost), self.digest)
