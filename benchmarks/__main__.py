@@ -154,7 +154,7 @@ def options() -> argparse.Namespace:
         chosen.rows = select(chosen.rows)
     except ValueError as error:
         parser.error(str(error))
-    names = chosen.targets.split(",") if chosen.targets else list(TARGETS)
+    names = chosen.targets.split(",") if chosen.targets else [name for name, one in TARGETS.items() if not one.ours]
     if unknown := [name for name in names if name not in TARGETS]:
         parser.error(f"no target is named {unknown[0]}")
     chosen.targets = [TARGETS[name] for name in names]

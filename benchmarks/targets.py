@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Target:
     :ivar run: starts it, and ends it with the context.
     :ivar protocol: what it speaks, as :attr:`~benchmarks.rows.Row.protocol` has it.
     :ivar kept_only: it differs from another target only in the rows that are :attr:`~benchmarks.rows.Row.kept`.
+    :ivar ours: it is the gateway, configured otherwise: it runs all rows, and only where it is named.
     :ivar complete: whether all that the program needs beside itself is there.
     """
 
@@ -63,6 +65,7 @@ class Target:
     run: Callable[[], AbstractContextManager[Running]]
     protocol: str = "mqtt"
     kept_only: bool = False
+    ours: bool = False
     complete: Callable[[], bool] = lambda: True
 
     @property
@@ -71,7 +74,7 @@ class Target:
 
     def does(self, row: Row) -> bool:
         """Whether the row is measured on it."""
-        if self.name == US:
+        if self.name == US or self.ours:
             return True
         return row.protocol == self.protocol and not (row.own or (self.kept_only and not row.kept))
 
@@ -202,19 +205,60 @@ def nats_server() -> Iterator[Running]:
             yield Running(Server(mqtt=port, pid=pid), seconds)
 
 
+_LIMITED = """default_plan = "all"
+
+[plans.all]
+units = 1_000_000_000_000_000
+prepaid = true
+publish_rate = 1_000_000_000
+publish_burst = 1_000_000_000
+key_publish_rate = 1_000_000_000
+bytes_rate = 1_000_000_000_000
+bytes_burst = 1_000_000_000_000
+token_rate = 1_000_000_000
+connections = 1_000_000_000
+subscriptions = 1_000_000_000
+
+"""
+"""Every bound that a plan knows, and none that anything reaches."""
+
+
 @contextmanager
-def flowgate() -> Iterator[Running]:
-    """The gateway with its own nats-server; topics below ``live/`` have no history, all others have."""
+def _scraped(port: int) -> Iterator[None]:
+    """Have the metrics read once a second, as Prometheus would, at the most."""
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(1.0):
+            _http_answers(port, "/metrics")
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        scraper.join()
+
+
+@contextmanager
+def flowgate(limited: bool = False) -> Iterator[Running]:
+    """The gateway with its own nats-server; topics below ``live/`` have no history, all others have.
+
+    :param limited: with a plan that has every bound, and with its metrics read once a second.
+    """
     with _directory() as directory:
         http_port, mqtt_port = _free_ports(2)
         data, config = directory / "data", directory / "flowgate.toml"
-        config.write_text('[[topics]]\nfilter = "live/#"\nhistory = false\n')
+        topics = '[[topics]]\nfilter = "live/#"\nhistory = false\n'
+        config.write_text(_LIMITED + topics if limited else topics)
         command = [_command("twistd"), "-n", "--pidfile=", "flowgate", "--data", str(data), "--config", str(config)]
         command += ["--http", f"tcp:{http_port}:interface=127.0.0.1", "--mqtt", f"tcp:{mqtt_port}:interface=127.0.0.1"]
         with _process(command, directory, lambda: _http_answers(http_port)) as (pid, seconds):
             key = _api_key(data)
             token = _token(http_port, key)
-            yield Running(Server(mqtt=mqtt_port, pid=pid, http=http_port, token=token, api_key=key), seconds)
+            with _scraped(http_port) if limited else nullcontext():
+                yield Running(Server(mqtt=mqtt_port, pid=pid, http=http_port, token=token, api_key=key), seconds)
 
 
 def _api_key(data: Path) -> str:
@@ -327,6 +371,13 @@ TARGETS = {
     target.name: target
     for target in (
         Target("flowgate", "flowgate", lambda: importlib.metadata.version("flowgate"), flowgate),
+        Target(
+            "flowgate-limited",
+            "flowgate",
+            lambda: importlib.metadata.version("flowgate"),
+            lambda: flowgate(limited=True),
+            ours=True,
+        ),
         Target("nats-server", "nats-server", lambda: _printed_version("nats-server", "--version"), nats_server),
         Target("mosquitto", "mosquitto", _mosquitto_version, mosquitto),
         Target("mosquitto-disk", "mosquitto", _mosquitto_version, lambda: mosquitto(disk=True), kept_only=True),

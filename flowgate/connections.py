@@ -41,6 +41,8 @@ def _set(counts: dict[_K, int], key: _K, count: int) -> None:
 class Connections:
     """A registry of connections with the principals that they belong to.
 
+    :ivar check: called with whose connection is about to be counted in; raises if their leave has ended since they were
+        let in: what ended then has not found this connection.
     :ivar admit: called with a user and the number of connections that it is about to have here; raises if that is not
         permitted.
     :ivar admit_subscriptions: the same for the subscriptions of all these connections.
@@ -53,6 +55,7 @@ class Connections:
         self._users: dict[str, int] = {}
         self._subscriptions: dict[IConnection, int] = {}
         self._user_subscriptions: dict[str, int] = {}
+        self.check: Callable[[Principal], None] = lambda _principal: None
         self.admit: Callable[[str, int], None] = lambda _user, _count: None
         self.admit_subscriptions: Callable[[str, int], None] = lambda _user, _count: None
         self._protocols: dict[str, int] = dict.fromkeys(("mqtt", "sse", "websocket"), 0)
@@ -106,7 +109,9 @@ class Connections:
         """Count a connection in, or give it another principal (after its token was refreshed).
 
         :raises TooManyConnections: if the limit is reached, of this node or of the user.
+        :raises InvalidToken, AccountSuspended: if the principal's leave has ended.
         """
+        self.check(principal)
         known = self._open.get(connection)
         if known is None and len(self._open) >= self._limit:
             raise TooManyConnections(f"this node serves at most {self._limit} connections")

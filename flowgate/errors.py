@@ -123,7 +123,7 @@ class IdempotencyKeyReused(Refused):
 class RateLimited(Refused):
     """The peer is too fast.
 
-    :ivar standings: where it stands with each rate, as :class:`flowgate.rates.account.Standing`.
+    :ivar standings: where it stands with each rate, as :class:`flowgate.limits.Standing`.
     """
 
     status, code, title, default_retry_after = 429, "rate_limited", "Too many requests", 1

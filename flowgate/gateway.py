@@ -6,7 +6,7 @@ The adapters of all protocols call this room and nothing below it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import attrs
@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flowgate.allowances import FREE, UNIT_BYTES, Allowance, Bill, IAllowances, Unlimited
+from flowgate.allowances import FREE, Allowance, Bill, IAllowances, Identity, Unlimited
 from flowgate.auth.permissions import Principal
 from flowgate.errors import BusUnavailable, InsufficientScope, Internal, InvalidParameter, MessageTooLarge, Refused
 from flowgate.interfaces import (
@@ -88,42 +88,84 @@ class Interest:
     full: bool
 
 
-def _pay(_: None, bill: Bill) -> None:
+def _tag(run: Run, bill: Bill) -> None:
+    """Have a run carry who pays for it: one message for all of them, where they are stored in their order."""
+    if bill.tag:
+        if run.count > 1 and not run.message_ids and not run.retain:
+            run.last_tag = f"{bill.tag}={bill.weight}"
+        else:
+            run.tag = bill.tag
+
+
+def _pay_run(_: None, bill: Bill, run: Run) -> None:
     bill.pay()
 
 
-def _settle(answer: _A, bill: Bill) -> _A:
+def _drop_run(failure: Failure, bill: Bill, run: Run) -> Failure:
+    if isinstance(failure.value, BusUnavailable):
+        bill.doubt(run.payloads, [(run.topic.namespace, one) for one in run.message_ids])
+    else:
+        bill.drop()
+    return failure
+
+
+def _settle(answer: _A, bill: Bill, payload: bytes, identity: Identity | None) -> _A:
     """Have a message paid for that is stored and was not before."""
-    if isinstance(answer, Stored) and not answer.duplicate:
-        bill.pay()
+    if isinstance(answer, Stored):
+        if identity is not None:
+            bill.allowance.settle(identity, answer.duplicate)
+        (bill.drop if answer.duplicate else bill.pay)()
+    elif isinstance(answer, BusUnavailable):
+        bill.doubt((payload,), (identity,) if identity is not None else ())
     else:
         bill.drop()
     return answer
 
 
-def _drop(failure: Failure, bill: Bill) -> Failure:
-    bill.drop()
+def _drop(failure: Failure, bill: Bill, payload: bytes, identity: Identity | None) -> Failure:
+    if isinstance(failure.value, BusUnavailable):
+        bill.doubt((payload,), (identity,) if identity is not None else ())
+    else:
+        bill.drop()
     return failure
+
+
+def _identity(topic: Topic, message_id: str | None) -> Identity | None:
+    return None if message_id is None else (topic.namespace, message_id)
+
+
+def _is_new(answer: Stored | Refused) -> bool:
+    return isinstance(answer, Stored) and not answer.duplicate
+
+
+def _bill_all(posts: Sequence[Post]) -> Bill | None:
+    """One bill for several messages, if one account publishes all of them and they cost the same; else ``None``."""
+    allowance = posts[0].route.allowance if posts else FREE
+    if any(post.route.allowance is not allowance for post in posts):
+        return None
+    sizes = [len(post.payload) for post in posts]
+    return allowance.take_all(len(posts), max(sizes, default=0), sum(sizes))
 
 
 def _listed(stored: Stored) -> list[Stored | Refused]:
     return [stored]
 
 
-def _runs(posts: Sequence[Post], places: Iterable[int]) -> list[Run]:
+def _runs(posts: Sequence[Post], places: Iterable[int], bills: Mapping[int, Bill]) -> list[Run]:
     """Some of several messages as runs, in their order."""
     runs: list[Run] = []
-    route, age, keyed = None, None, False
+    route, age, keyed, tag = None, None, False, ""
     payloads: list[bytes] = []
     ids: list[str] = []
     for place in places:
         post = posts[place]
         message_id = post.message_id
         kept = post.route.age if post.ttl is None else post.ttl
-        if post.route is not route or kept != age or (message_id is not None) is not keyed:
-            route, age, keyed = post.route, kept, message_id is not None
+        paid = bills[place].tag
+        if post.route is not route or kept != age or (message_id is not None) is not keyed or paid != tag:
+            route, age, keyed, tag = post.route, kept, message_id is not None, paid
             payloads, ids = [], []
-            runs.append(Run(route.topic, payloads, qos=1, ttl=age, message_ids=ids))
+            runs.append(Run(route.topic, payloads, qos=1, ttl=age, message_ids=ids, tag=tag))
         payloads.append(post.payload)
         if message_id is not None:
             ids.append(message_id)
@@ -163,6 +205,7 @@ class Gateway:
     :ivar turn: the outboxes to flush after a read's worth of work.
     :ivar connections: the open connections of this node.
     :ivar meter: what was done.
+    :ivar on_available: called whenever the bus has come within reach.
     :ivar figures: reads a page of what the gateway's own topics (``$SYS/…``) show now, as :meth:`retained` does.
     """
 
@@ -193,6 +236,7 @@ class Gateway:
         self.turn = turn
         self.connections = connections
         self.meter = meter
+        self.on_available: Callable[[], None] = lambda: None
         self.figures: Callable[[Interest, int, int], RetainedPage] = lambda *_: RetainedPage([], None)
 
     # -- names and permissions
@@ -242,6 +286,11 @@ class Gateway:
         """Whether acknowledged publishes can be stored now."""
         return self._bus.available
 
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions this node's clients have."""
+        return len(self._router)
+
     # -- publishing
 
     @staticmethod
@@ -254,10 +303,7 @@ class Gateway:
         :param payloads: finds the payloads, if they have to be looked at.
         :param patient: see :meth:`Allowance.take`.
         """
-        allowance = route.allowance
-        if largest <= UNIT_BYTES and not allowance.limited:
-            return allowance.take_small(count)
-        return allowance.take(payloads(), patient=patient)
+        return route.allowance.take_run(count, largest, payloads, patient=patient)
 
     def publish_unacknowledged(self, route: Route, run: Run, bill: Bill | None = None) -> Deferred[None] | None:
         """Deliver a run to this node's subscribers now, and pass it on as far as the bus can take it.
@@ -267,7 +313,10 @@ class Gateway:
         :param bill: for exactly this run.
         :returns: ``None``; or a Deferred: until it fires, a queue that has subscribed cannot follow this publisher.
         """
-        run.recorded = self._bus.send(run, route.history or (self._groups.any and self._groups.wants(run.topic)))
+        record = route.history or (self._groups.any and self._groups.wants(run.topic))
+        if record and bill is not None:
+            _tag(run, bill)
+        run.recorded = self._bus.send(run, record)
         self._router.deliver(run)
         if bill is not None:
             bill.pay()
@@ -282,8 +331,10 @@ class Gateway:
         :returns: a Deferred, fired once all of it is stored, and with :attr:`Run.retain` its last message retained.
         :raises BusUnavailable: through the Deferred.
         """
-        stored = self._store_run(run)
-        return stored if bill is None else stored.addCallbacks(_pay, _drop, (bill,), errbackArgs=(bill,))
+        if bill is None:
+            return self._store_run(run)
+        _tag(run, bill)
+        return self._store_run(run).addCallbacks(_pay_run, _drop_run, (bill, run), errbackArgs=(bill, run))
 
     def _store_run(self, run: Run) -> Deferred[None]:
         if not self._groups.any:
@@ -330,18 +381,46 @@ class Gateway:
             retained message.
         :param retain: keep it as the retained message of its topic; an empty one removes what is kept.
         :returns: a Deferred of :class:`Stored`, fired once it is stored, and retained if that was wished.
-        :raises MessageTooLarge, RateLimited, LimitReached, InsufficientBalance: at once.
+        :raises MessageTooLarge, RateLimited: at once.
+        :raises LimitReached, InsufficientBalance: at once, or through the Deferred.
         :raises BusUnavailable: through the Deferred.
         :raises IdempotencyKeyReused: through the Deferred: the key has been used for another message.
         :raises IdempotencyInProgress: through the Deferred: this node is about to store the key's message.
         """
         self.check_size(len(payload))
-        bill = route.allowance.take_one(payload)
+        allowance = route.allowance
+        size = len(payload)
+        bill = allowance.take_all(1, size, size)
+        if bill is None and allowance.limited:
+            ready = allowance.ready((payload,))
+            if ready is not None:
+                return ready.addCallback(
+                    lambda _: self._publish_paid(route, payload, message_id, ttl, qos, retain, None)
+                )
+        return self._publish_paid(route, payload, message_id, ttl, qos, retain, bill)
+
+    def _publish_paid(
+        self,
+        route: Route,
+        payload: bytes,
+        message_id: str | None,
+        ttl: int | None,
+        qos: int,
+        retain: bool,
+        bill: Bill | None,
+    ) -> Deferred[Stored]:
+        if bill is None:
+            bill = route.allowance.take_one(payload)
+        stored = self._publish_keyed(route, payload, message_id, ttl, qos, retain, bill.tag)
+        paying = bill, payload, _identity(route.topic, message_id)
+        return stored.addCallbacks(_settle, _drop, paying, errbackArgs=paying)
+
+    def _publish_keyed(
+        self, route: Route, payload: bytes, message_id: str | None, ttl: int | None, qos: int, retain: bool, tag: str
+    ) -> Deferred[Stored]:
         if message_id is None:
-            stored = self._publish(route, payload, None, ttl, qos, retain)
-        else:
-            stored = Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain))
-        return stored.addCallbacks(_settle, _drop, (bill,), errbackArgs=(bill,))
+            return self._publish(route, payload, None, ttl, qos, retain, tag)
+        return Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain, tag))
 
     def _publish(
         self,
@@ -351,23 +430,24 @@ class Gateway:
         ttl: int | None,
         qos: int,
         retain: bool,
+        tag: str,
         compared: bool = False,
     ) -> Deferred[Stored]:
         def publish() -> Deferred[Stored]:
             age = route.age if ttl is None else ttl
             if retain:
-                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl, compared)
-            return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age)
+                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl, compared, tag)
+            return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age, tag=tag)
 
         return self._when_followed(route.topic, 1, publish) if self._groups.any else publish()
 
     async def _publish_once(
-        self, route: Route, payload: bytes, message_id: str, ttl: int | None, qos: int, retain: bool
+        self, route: Route, payload: bytes, message_id: str, ttl: int | None, qos: int, retain: bool, tag: str
     ) -> Stored:
         topic = route.topic
         self._keys.begin(topic, message_id)
         try:
-            stored = await self._publish(route, payload, message_id, ttl, qos, retain, compared=True)
+            stored = await self._publish(route, payload, message_id, ttl, qos, retain, tag, compared=True)
             if stored.duplicate and not retain:  # else it was compared before it was retained
                 check_same((await self._bus.fetch([stored.sequence])).get(stored.sequence), topic, payload, False)
             return stored
@@ -390,20 +470,28 @@ class Gateway:
         under_way: list[Deferred[None]] = []
         keyed: list[int] = []
         some: list[int] = []  # without a retained one between them
-        bills: list[tuple[int, Bill]] = []
+        bills: dict[int, Bill] = {}
+        whole = _bill_all(posts)
+        if whole is None:
+            for allowance in {post.route.allowance for post in posts}:
+                if allowance.limited:
+                    ready = allowance.ready([post.payload for post in posts if post.route.allowance is allowance])
+                    if ready is not None:
+                        await ready
         try:
             for place, (route, payload, message_id, ttl, retain) in enumerate(posts):
-                try:
-                    bill = route.allowance.take_one(payload)
-                except Refused as refusal:
-                    answers[place] = refusal
-                    continue
-                bills.append((place, bill))
+                bill = whole
+                if bill is None:
+                    try:
+                        bill = route.allowance.take_one(payload)
+                    except Refused as refusal:
+                        answers[place] = refusal
+                        continue
+                bills[place] = bill
                 if retain:  # its place in history has to be known first
-                    under_way += self._store(posts, some, answers)
+                    under_way += self._store(posts, some, answers, bills)
                     some = []
-                    route = attrs.evolve(route, allowance=FREE)
-                    one = self.publish(route, payload, message_id=message_id, ttl=ttl, retain=True)
+                    one = self._publish_keyed(route, payload, message_id, ttl, 1, True, bill.tag)
                     under_way.append(_tell(one.addCallback(_listed), [place], answers))
                     continue
                 if message_id is not None:
@@ -414,25 +502,35 @@ class Gateway:
                         continue
                     keyed.append(place)
                 some.append(place)
-            under_way += self._store(posts, some, answers)
+            under_way += self._store(posts, some, answers, bills)
             await DeferredList(under_way)
             await self._compare(posts, keyed, answers)
         finally:
             for place in keyed:
                 self._keys.end(posts[place].route.topic, posts[place].message_id or "")
-            for place, bill in bills:
-                _settle(answers[place], bill)
+            if whole is not None and not keyed and all(map(_is_new, answers)):
+                whole.pay()
+            else:
+                if whole is not None:
+                    bills = dict(enumerate(whole.each()))
+                for place, bill in bills.items():
+                    post = posts[place]
+                    _settle(answers[place], bill, post.payload, _identity(post.route.topic, post.message_id))
         return answers
 
     def _store(
-        self, posts: Sequence[Post], places: Sequence[int], answers: list[Stored | Refused]
+        self,
+        posts: Sequence[Post],
+        places: Sequence[int],
+        answers: list[Stored | Refused],
+        bills: Mapping[int, Bill],
     ) -> list[Deferred[None]]:
         """Store some of several messages, and note what became of them."""
         if not places:
             return []
         groups = self._groups
         if not groups.any:
-            return [_tell(self._bus.publish_many(_runs(posts, places)), places, answers)]
+            return [_tell(self._bus.publish_many(_runs(posts, places, bills)), places, answers)]
 
         def publish(_: None, some: Sequence[int]) -> Deferred[list[Stored | Refused]]:
             def stored(result: _T) -> _T:
@@ -440,7 +538,7 @@ class Gateway:
                     groups.stored(topic, count)
                 return result
 
-            return self._bus.publish_many(_runs(posts, some)).addBoth(stored)
+            return self._bus.publish_many(_runs(posts, some, bills)).addBoth(stored)
 
         # Only the topics wait that have to; one topic's messages stay in order, also with those that come later.
         by_topic: dict[Topic, list[int]] = {}
@@ -492,15 +590,25 @@ class Gateway:
     async def _publish_again(
         self, route: Route, payload: bytes, message_id: str, qos: int, retain: bool, late: bool
     ) -> None:
-        bill = route.allowance.take((payload,), patient=True)
+        allowance = route.allowance
+        ready = allowance.ready((payload,)) if allowance.limited else None
+        if ready is not None:
+            await ready
+        bill = allowance.take((payload,), patient=True)
         if bill.refusal is not None:
             raise bill.refusal
-        new = False
+        outcome: Stored | Refused = Internal()
         try:
-            if not late or await self._bus.find(route.topic, message_id) is None:
-                new = not (await self._publish(route, payload, message_id, None, qos, retain)).duplicate
+            found = await self._bus.find(route.topic, message_id) if late else None
+            if found is None:
+                outcome = await self._publish(route, payload, message_id, None, qos, retain, bill.tag)
+            else:
+                outcome = Stored(found, duplicate=True)
+        except Refused as refusal:
+            outcome = refusal
+            raise
         finally:
-            (bill.pay if new else bill.drop)()
+            _settle(outcome, bill, payload, (route.topic.namespace, message_id))
 
     def publish_trusted(
         self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool, late: bool = False
@@ -685,6 +793,7 @@ class Gateway:
     def availability(self, available: bool) -> None:
         if available:
             _log.info("the message bus is within reach")
+            self.on_available()
         else:
             _log.warn("the message bus is away: acknowledged publishes are refused until it is back")
         # A bus that went away takes nothing, so nobody needs to wait for it.

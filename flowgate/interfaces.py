@@ -15,6 +15,7 @@ from flowgate.message import (
     Backlog,
     Cursor,
     Entry,
+    JournalEntry,
     LogEntry,
     RetainedPage,
     Run,
@@ -112,6 +113,8 @@ class IBus(Interface):
     available: bool = Attribute("Whether the bus is within reach: acknowledged publishes can be stored now.")
     congested: bool = Attribute("Whether publishers should be read no further until the listener is told ``drained``.")
     epoch: str = Attribute("The epoch of the stream, for cursors; empty before the start.")
+    under_way: tuple[int, int] = Attribute("Messages on their way into the stream, and their bytes.")
+    reconnects: int = Attribute("How often the bus came within reach again.")
 
     def publish_one(
         topic: Topic,
@@ -121,6 +124,7 @@ class IBus(Interface):
         message_id: str | None = None,
         ttl: int | None = None,
         retain: bool = False,
+        tag: str = "",
     ) -> Deferred[Stored]:
         """Store one message.
 
@@ -130,6 +134,7 @@ class IBus(Interface):
         :param message_id: the same id within 5 minutes is stored once (per namespace).
         :param ttl: seconds after which history forgets the message, or ``None`` for the stream's own age.
         :param retain: as :attr:`Run.retain`; the flag travels, :class:`IRetained` keeps the message.
+        :param tag: as :attr:`Run.tag`: at most 100 of ``[A-Za-z0-9.]``.
         :returns: a Deferred of :class:`Stored`, fired once the stream has the message.
         :raises BusUnavailable: through the Deferred; the message may or may not be stored.
         :raises MessageTooLarge: through the Deferred; nothing is stored.
@@ -335,7 +340,7 @@ class IGroups(Interface):
     ) -> Deferred[IMembership]:
         """Become a member.  The group begins with its first member: it has the messages that are stored from then on.
 
-        :param group: any text without ``/``, ``+``, ``#``; private to the namespace, the filter and ``durable``.
+        :param group: any text; private to the namespace, the filter and ``durable``.  What clients write has no ``/``.
         :param durable: the group goes on without members, until :meth:`forget`: what is stored meanwhile is given to
             those who come later, as far as history still has it.  Others end some time after their last member left.
         :param ordered: only for a new group: one message at a time, on all nodes together, and none before the one
@@ -530,4 +535,55 @@ class IStore(Interface):
         ``value`` is ``None`` for a removed entry.
 
         :returns: a Deferred of a function without arguments that ends the watch; fired after the entries of now.
+        """
+
+
+class IJournal(Interface):
+    """Books that are only ever written on: what was done, for those who answer for it.
+
+    A book is 1–32 of ``[a-z-]``; owners and entry ids are 1–128 of ``[A-Za-z0-9_:-]``.  Nothing is ever changed or
+    removed, so who writes decides how fast a book grows.
+    """
+
+    def append(book: str, owner: str, entry_id: str, value: bytes) -> Deferred[bool]:
+        """Write an entry, once: under retries, crashes and several nodes there is one entry of each owner and id.
+
+        :param owner: whom it concerns; ids of different owners have nothing to do with each other.
+        :param value: at most 8 KiB.
+        :returns: a Deferred of ``True``, fired once it is stored; of ``False`` if the owner has an entry of this id in
+            the book already, also if that has another value: it stays as it is.
+        :raises InvalidParameter: through the Deferred, if a name is not allowed.
+        :raises MessageTooLarge: through the Deferred; nothing is written.
+        :raises BusUnavailable: through the Deferred; it may or may not be written, so try again with the same id.
+        """
+
+    def page(book: str, owner: str, before: int | None, limit: int) -> Deferred[list[JournalEntry]]:
+        """Read entries, the newest first; for rare calls.
+
+        :param owner: whose; empty for those of all owners.
+        :param before: only entries with a lower sequence; ``None`` for the newest of all.
+        :param limit: at most so many, 1 to 1,000.  Fewer mean that there are no older ones.
+        :returns: a Deferred of a list of :class:`JournalEntry`; what was appended before the call is among them.
+        :raises InvalidParameter: through the Deferred, if a name or ``limit`` is not allowed.
+        :raises BusUnavailable: through the Deferred.
+        """
+
+
+class ITagged(Interface):
+    """Finds in the stream what messages were tagged with (:attr:`Run.tag`), after whoever published them has gone."""
+
+    def mark() -> Deferred[int]:
+        """A place in the stream: what is published from now on comes behind it.
+
+        :raises BusUnavailable: through the Deferred.
+        """
+
+    def read(user: str, app: str, after: int, take: Callable[[str, int], None]) -> Deferred[None]:
+        """Read all tagged messages that the stream still has behind a place, acknowledged or not.
+
+        :param app: only those on topics of this application; empty for all of the user's.
+        :param after: a place; 0 for the beginning.
+        :param take: called with the tag and the size in bytes of each.
+        :returns: a Deferred of ``None``, fired once all were read that were stored before the call.
+        :raises BusUnavailable: through the Deferred.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import attrs
 
 from flowgate.topics import check_filter, matches
@@ -74,8 +76,7 @@ class TokenBucket:
         return max(0.0, (amount - self._left) / self._rate)
 
 
-@attrs.frozen(slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a client stands with one rate (draft-ietf-httpapi-ratelimit-headers-10).
 
     :ivar policy: the name of the rate.

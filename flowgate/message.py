@@ -65,6 +65,9 @@ class Run:
     :ivar times: when each message was stored, in nanoseconds since 1970 UTC; empty if unknown.
     :ivar retain: whether the publisher asked for the last message to be kept as the topic's retained one.
     :ivar message_ids: one for each message, against a repetition within 5 minutes; empty if there are none.
+    :ivar tag: what each of the messages carries into the stream so that they can be counted there; it is not delivered.
+    :ivar last_tag: the same of the last one alone, which speaks for all: they are stored in order; not beside ``tag``,
+        nor with ``message_ids``.
     """
 
     __slots__ = (
@@ -72,11 +75,13 @@ class Run:
         "_split",
         "_wires",
         "count",
+        "last_tag",
         "message_ids",
         "qos",
         "recorded",
         "retain",
         "sequences",
+        "tag",
         "times",
         "topic",
         "ttl",
@@ -96,6 +101,7 @@ class Run:
         times: Sequence[int] = (),
         retain: bool = False,
         message_ids: Sequence[str] = (),
+        tag: str = "",
     ) -> None:
         """Make a run of ``payloads``, or of ``count`` messages whose payloads ``split`` finds when needed."""
         self.topic = topic
@@ -106,6 +112,8 @@ class Run:
         self.times = times
         self.retain = retain
         self.message_ids = message_ids
+        self.tag = tag
+        self.last_tag = ""
         self.count = len(payloads) if payloads is not None else (count or 0)
         self._payloads = payloads
         self._split = split
@@ -156,6 +164,7 @@ class Run:
                 ttl=self.ttl,
                 retain=self.retain,
                 message_ids=self.message_ids[start : start + most],
+                tag=self.tag or self.last_tag.partition("=")[0],
             )
             for start in range(0, self.count, most)
         ]
@@ -213,3 +222,20 @@ class Entry:
 
     value: bytes
     revision: int
+
+
+@attrs.frozen(slots=True)
+class JournalEntry:
+    """An entry of a book.
+
+    :ivar sequence: its place in the book; it grows from entry to entry.
+    :ivar at: when it was stored, by the bus's clock, in seconds since 1970 UTC.
+    :ivar owner: whom it concerns, as it was given to :meth:`IJournal.append`.
+    :ivar entry_id: the one that it was written under.
+    """
+
+    sequence: int
+    at: float
+    owner: str
+    entry_id: str
+    value: bytes = attrs.field(repr=False)

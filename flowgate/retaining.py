@@ -68,18 +68,20 @@ class Retaining:
         age: int | None,
         ttl: int | None,
         compared: bool = False,
+        tag: str = "",
     ) -> Deferred[Stored]:
         """Store a message and keep it as the retained one.
 
         :param age: seconds that history keeps it.
         :param ttl: seconds that it is retained, ``None`` for ever.
         :param compared: whether ``message_id`` is a key that may have been used for another message.
+        :param tag: see :attr:`Run.tag`.
         :returns: a Deferred of :class:`Stored`, fired once both is done, which is done even if nobody waits any more.
         :raises BusUnavailable: through the Deferred; it may be stored, or retained as well.
         :raises IdempotencyKeyReused: through the Deferred; it is neither.
         """
         answer: Deferred[Stored] = Deferred()
-        published = Deferred.fromCoroutine(self._publish(topic, payload, qos, message_id, age, ttl, compared))
+        published = Deferred.fromCoroutine(self._publish(topic, payload, qos, message_id, age, ttl, compared, tag))
         self._tracked(topic.namespace, published).addCallbacks(answer.callback, answer.errback)
         return answer
 
@@ -92,8 +94,11 @@ class Retaining:
         age: int | None,
         ttl: int | None,
         compared: bool,
+        tag: str,
     ) -> Stored:
-        stored = await self._bus.publish_one(topic, payload, qos=qos, message_id=message_id, ttl=age, retain=True)
+        stored = await self._bus.publish_one(
+            topic, payload, qos=qos, message_id=message_id, ttl=age, retain=True, tag=tag
+        )
         if stored.duplicate and (compared or ttl is not None):
             first = (await self._bus.fetch([stored.sequence])).get(stored.sequence)
             if compared:
@@ -111,7 +116,7 @@ class Retaining:
         """
         ids: Sequence[str | None] = run.message_ids or [None] * run.count
         published = [
-            self.publish(run.topic, payload, run.qos, message_id, run.ttl, None)
+            self.publish(run.topic, payload, run.qos, message_id, run.ttl, None, tag=run.tag)
             for payload, message_id in zip(run.payloads, ids, strict=True)
         ]
         return Deferred.fromCoroutine(self._all(published))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowgate.auth.keys import Keyring
-from flowgate.auth.tokens import TokenService
+from flowgate.auth.tokens import TAKEN_BACK, TokenService
 from flowgate.connections import Connections
 from flowgate.errors import AccountSuspended, InvalidToken
 
@@ -30,6 +30,6 @@ class Revoking:
 
     def _shares_changed(self) -> None:
         # Who comes back, with the same token or a new one, has what is left.
-        reason = InvalidToken("another account has taken back what the token permitted there")
+        reason = InvalidToken(TAKEN_BACK)
         limited = self._keyring.limited
         self._connections.end(reason, lambda principal: limited(principal) is not principal)

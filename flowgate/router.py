@@ -128,6 +128,10 @@ class Router:
                 del self._reserved[namespace]
         return True
 
+    def __len__(self) -> int:
+        """How many subscriptions there are."""
+        return sum(space.count for space in self._spaces.values())
+
     def subscriptions(self, subscriber: ISubscriber) -> list[tuple[Namespace, str, bool]]:
         """The namespace, filter and form of every subscription that ``subscriber`` has."""
         return list(self._own.get(subscriber, ()))

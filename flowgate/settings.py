@@ -13,6 +13,9 @@ from typing import Any
 import attrs
 from twisted.python import usage
 
+from flowgate.auth.signing import ANNOUNCE
+from flowgate.billing.plans import MEMBERS as PLAN_MEMBERS
+from flowgate.billing.plans import Plan, parse_plan
 from flowgate.errors import Refused, StartError
 from flowgate.limits import Limits, TopicPolicy
 from flowgate.queues.declared import MEMBERS, DeclaredQueue
@@ -27,6 +30,7 @@ ENVIRONMENT = "FLOWGATE_"
 _AGE = re.compile(r"([1-9][0-9]{0,8})([smhd])\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_AGE = 36500 * 86400
+_URL = re.compile(r"https?://[^\s/]+(?:/\S*)?\Z")
 _ACCOUNT = re.compile(r"[0-9]{12}\Z")
 
 
@@ -121,6 +125,13 @@ def _networks(value: object) -> tuple[str, ...]:
     return networks
 
 
+def _url(value: object) -> str:
+    url = _text(value)
+    if not _URL.match(url):
+        raise Invalid("must be a URL such as https://example.org/path")
+    return url
+
+
 def _account(value: object) -> str:
     if not isinstance(value, str) or not _ACCOUNT.match(value):
         raise Invalid("must be a text of 12 digits")
@@ -140,16 +151,27 @@ class Settings:
     :ivar durability: when our own nats-server flushes to the disk: ``os`` (each second) or ``fsync`` (always).
     :ivar replicas: copies of every stream in a NATS cluster.
     :ivar master_secret: instead of the one in the data directory.
+    :ivar master_secret_file: a file that holds it, such as a container's secret.
     :ivar admin_token: instead of the one in the data directory.
+    :ivar admin_token_file: a file that holds it.
     :ivar issuer: the ``iss`` of tokens.
+    :ivar signing_announce: seconds for which a new signing key is published before it signs.
     :ivar sqs_account_id: the account in the URLs and ARNs of queues that SQS clients are shown.
     :ivar sqs_regions: whether SQS clients of all regions see the same queues (``shared``) or not (``separate``).
     :ivar history_messages: messages that history keeps for each topic.
     :ivar history_age: seconds that history keeps a message.
     :ivar websocket_origins: of pages whose scripts may open a WebSocket; none for all.
     :ivar websocket_deflate: whether WebSocket clients are offered compression.
+    :ivar dashboard_enabled: whether the dashboard is served.
+    :ivar dashboard_secure: whether browsers are told to keep its cookie for TLS, although none is spoken to us.
     :ivar webhooks_allow: networks that webhooks may lead to although they are not public.
     :ivar webhooks_http: whether webhooks may lead to ``http:`` URLs.
+    :ivar metrics: who may read the metrics: ``admin`` or everybody (``open``).
+    :ivar log_format: how the log is written: ``text`` or ``json``.
+    :ivar log_requests: whether each HTTP request has a line in the log.
+    :ivar plans: what can belong to an account.
+    :ivar default_plan: the name of the plan of users without any; empty for one without limits.
+    :ivar billing_webhook: a URL that is told when an account has used most of its plan; empty for none.
     :ivar policies: what holds for topics, by their filters.
     :ivar queues: queues that have to be there.
     """
@@ -163,17 +185,28 @@ class Settings:
     durability: str = "os"
     replicas: int = 1
     master_secret: str | None = attrs.field(default=None, repr=False)
+    master_secret_file: Path | None = None
     admin_token: str | None = attrs.field(default=None, repr=False)
+    admin_token_file: Path | None = None
     issuer: str = "flowgate"
+    signing_announce: int = ANNOUNCE
     sqs_account_id: str = "123456789012"
     sqs_regions: str = "shared"
     history_messages: int = 1000
     history_age: int = 86400
     websocket_origins: tuple[str, ...] = ()
     websocket_deflate: bool = False
+    dashboard_enabled: bool = True
+    dashboard_secure: bool = False
     webhooks_allow: tuple[str, ...] = ()
     webhooks_http: bool = False
+    metrics: str = "admin"
+    log_format: str = "text"
+    log_requests: bool = False
     limits: Limits = attrs.field(factory=Limits)
+    plans: tuple[Plan, ...] = ()
+    default_plan: str = ""
+    billing_webhook: str = ""
     policies: tuple[TopicPolicy, ...] = ()
     queues: tuple[DeclaredQueue, ...] = ()
 
@@ -217,16 +250,26 @@ OPTIONS: tuple[Option, ...] = (
     Option("durability", _choice("os", "fsync")),
     Option("replicas", _whole(1, 5), number=True),
     Option("master_secret", _text),
+    Option("master_secret_file", _path),
     Option("admin_token", _text),
+    Option("admin_token_file", _path),
     Option("issuer", _text),
+    Option("signing.announce", parse_age),
     Option("sqs_account_id", _account),
     Option("sqs_regions", _choice("shared", "separate")),
     Option("history.messages", _whole(1, 1_000_000), number=True),
     Option("history.age", parse_age),
     Option("websocket.origins", _origins, many=True),
     Option("websocket.deflate", _truth, truth=True),
+    Option("dashboard.enabled", _truth, truth=True),
+    Option("dashboard.secure", _truth, truth=True),
     Option("webhooks.allow", _networks, many=True),
     Option("webhooks.http", _truth, truth=True),
+    Option("default_plan", _text),
+    Option("billing.webhook", _url),
+    Option("metrics", _choice("admin", "open")),
+    Option("log_format", _choice("text", "json")),
+    Option("log_requests", _truth, truth=True),
     *(
         Option(f"limits.{field.name}", _whole(field.metadata["least"], field.metadata.get("most")), number=True)
         for field in attrs.fields(Limits)
@@ -261,7 +304,9 @@ _LISTS = ("topics", "queues")
 """Tables of the file that can be repeated."""
 
 
-def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], dict[str, list[object]]]:
+def _from_file(
+    path: Path,
+) -> tuple[dict[str, tuple[object, str]], dict[str, list[object]], tuple[Plan, ...]]:
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
@@ -276,6 +321,7 @@ def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], dict[str, lis
     for name, entries in lists.items():
         if not isinstance(entries, list):
             raise StartError(f"{path}: {name} must be tables: [[{name}]]")
+    plans = _plans(document.pop("plans", {}), path)
     found: dict[str, tuple[object, str]] = {}
     tables = {name.partition(".")[0] for name in known if "." in name}
     for key, value in document.items():
@@ -288,7 +334,25 @@ def _from_file(path: Path) -> tuple[dict[str, tuple[object, str]], dict[str, lis
             if name not in known:
                 raise StartError(f"{path}: {_unknown(name, [*known, *_LISTS])}")
             found[name] = (one, f"{path}: {name}")
-    return found, lists
+    return found, lists, plans
+
+
+def _plans(tables: object, path: Path) -> tuple[Plan, ...]:
+    if not isinstance(tables, dict):
+        raise StartError(f"{path}: plans must be tables: [plans.<name>]")
+    plans = []
+    for name, table in tables.items():
+        place = f"{path}: plans.{name}"
+        if not isinstance(table, dict):
+            raise StartError(f"{place} must be a table: [plans.{name}]")
+        for member in table:
+            if member not in PLAN_MEMBERS:
+                raise StartError(f"{place}: {_unknown(member, PLAN_MEMBERS)}")
+        try:
+            plans.append(parse_plan(name, table))
+        except ValueError as error:
+            raise StartError(f"{place}: {error}") from None
+    return tuple(plans)
 
 
 def _queues(entries: Sequence[object], config: object) -> tuple[DeclaredQueue, ...]:
@@ -348,8 +412,9 @@ def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> 
     given: dict[str, tuple[object, str]] = {}
     lists: dict[str, list[object]] = {name: [] for name in _LISTS}
     config = command_line.get("config") or environment.get(ENVIRONMENT + "CONFIG")
+    plans: tuple[Plan, ...] = ()
     if config:
-        given, lists = _from_file(Path(str(config)))
+        given, lists, plans = _from_file(Path(str(config)))
     given.update(_from_environment(environment))
     given.update((name, (value, f"--{name}")) for name, value in command_line.items() if name != "config")
 
@@ -364,15 +429,15 @@ def load(command_line: Mapping[str, object], environment: Mapping[str, str]) -> 
         except Invalid as error:
             raise StartError(f"{place} {error}") from None
         (limits if option.name.startswith("limits.") else values)[option.field] = parsed
-    settings = Settings(**values, limits=Limits(**limits))
+    settings = Settings(**values, limits=Limits(**limits), plans=plans)
     policies = tuple(
         _policy(entry, f"{config}: topics[{index}]", settings) for index, entry in enumerate(lists["topics"])
     )
     queues = _queues(lists["queues"], config)
-    clients = settings.mqtt_client_ca and settings.mqtt_client_ca.absolute()
-    return attrs.evolve(
-        settings, policies=policies, queues=queues, data=settings.data.absolute(), mqtt_client_ca=clients
-    )
+    # Before twistd goes to another directory.
+    files = ("mqtt_client_ca", "master_secret_file", "admin_token_file")
+    absolute = {name: path.absolute() for name in files if (path := getattr(settings, name)) is not None}
+    return attrs.evolve(settings, policies=policies, queues=queues, data=settings.data.absolute(), **absolute)
 
 
 class Options(usage.Options):

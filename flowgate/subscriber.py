@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IPullProducer, IPushProducer, IReactorTi
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from flowgate.metering import Count
+
 _log = Logger()
 
 SEND_AT_MOST = 1024 * 1024
@@ -37,12 +39,16 @@ class Flushable(Protocol):
 
 
 class Turn:
-    """The outboxes that were written to since they were last sent, and whatever else waits for the end of a read."""
+    """The outboxes that were written to since they were last sent, and whatever else waits for the end of a read.
 
-    __slots__ = ("_waiting",)
+    :ivar held: bytes in all outboxes that wait for slow peers.
+    """
+
+    __slots__ = ("_waiting", "held")
 
     def __init__(self) -> None:
         self._waiting: list[Flushable] = []
+        self.held = 0
 
     def add(self, item: Flushable) -> None:
         self._waiting.append(item)
@@ -86,6 +92,7 @@ class Outbox:
     one turn brings is taken: until it is sent nobody knows that the peer is slow.
 
     :ivar drained: called, if it is set, whenever a slow peer has caught up with all that was held.
+    :ivar sent: counts the bytes that leave, here or by the sink's own buffer.
     """
 
     __slots__ = (
@@ -99,9 +106,11 @@ class Outbox:
         "_socket",
         "_turn",
         "drained",
+        "sent",
     )
 
-    def __init__(self, sink: Sink, turn: Turn, bound: int) -> None:
+    def __init__(self, sink: Sink, turn: Turn, bound: int, sent: Count | None = None) -> None:
+        self.sent = Count() if sent is None else sent
         self._sink: Sink | None = sink
         self._turn = turn
         self._bound = bound
@@ -136,6 +145,7 @@ class Outbox:
             if self._held + len(data) > self._bound:
                 return False
             self._held += len(data)
+            self._turn.held += len(data)
         elif not self._parts:
             self._turn.add(self)
         self._parts.append(data)
@@ -148,6 +158,7 @@ class Outbox:
             return
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
+        self.sent.value += len(data)
         if self._socket is None:
             sink.write(data)  # a push producer: pauseProducing comes from in here when the sink has enough
             return
@@ -158,6 +169,7 @@ class Outbox:
         if sent == len(data):
             return
         self._held = len(data) - sent
+        self._turn.held += self._held
         self._blocked = True
         sink.write(data[sent:] if sent else data)
         # A pull producer is asked for more whenever the transport has sent all it had.  It is also asked once at
@@ -184,9 +196,13 @@ class Outbox:
         self._sink = None
         self._socket = None
         self._parts.clear()
-        self._held = 0
+        self._release()
         self._blocked = True
         self._bound = -1
+
+    def _release(self) -> None:
+        self._turn.held -= self._held
+        self._held = 0
 
     def pauseProducing(self) -> None:
         self._blocked = True
@@ -197,7 +213,7 @@ class Outbox:
         if self._socket is not None:
             self._sink.unregisterProducer()
         self._blocked = False
-        self._held = 0
+        self._release()
         self.flush()
         if self._blocked:
             return

@@ -50,13 +50,21 @@ def makeService(options: Options) -> IService:
     """Make the service that :mod:`flowgate.service` describes; called by twistd."""
     from twisted.internet import reactor
 
+    from flowgate.errors import StartError
+    from flowgate.logs import LoggedService, observer
     from flowgate.service import FlowGate
 
     if options.parent is not None and options.parent.get("pidfile") == os.path.abspath("twistd.pid"):
         # Nothing is written outside of the data directory; its lock keeps a second gateway out.
         options.parent["pidfile"] = ""
     tune_collector()
-    return FlowGate(reactor, options.settings)
+    service = FlowGate(reactor, options.settings)
+    if options.settings.log_format == "text":
+        return service
+    try:
+        return LoggedService(service, observer(options.parent))
+    except StartError as error:
+        sys.exit(f"flowgate: {error}")
 
 
 __all__ = ["Options", "makeService"]

@@ -162,6 +162,30 @@ def covers(outer: str, inner: str) -> bool:
     return len(outer_levels) == len(inner_levels)
 
 
+def intersection(one: str, other: str) -> str | None:
+    """The filter that takes in just what both filters do, as :func:`covers` sees it; ``None`` if that is nothing.
+
+    It may be longer than :data:`MAX_NAME_BYTES`.
+    """
+    levels: list[str] = []
+    ones, others = one.split("/"), other.split("/")
+    for index in range(max(len(ones), len(others))):
+        # "#" takes in its parent too, so a filter that ends here goes with it.
+        if ones[index : index + 1] == ["#"]:
+            return "/".join(levels + others[index:])
+        if others[index : index + 1] == ["#"]:
+            return "/".join(levels + ones[index:])
+        if index >= len(ones) or index >= len(others):
+            return None
+        if ones[index] == "+" or ones[index] == others[index]:
+            levels.append(others[index])
+        elif others[index] == "+":
+            levels.append(ones[index])
+        else:
+            return None
+    return "/".join(levels)
+
+
 class _Node(Generic[_V]):
     __slots__ = ("below", "children", "here")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any, cast
@@ -14,10 +15,14 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 
+from flowgate.auth.accounts import Accounts
+from flowgate.auth.audit import Audit
 from flowgate.auth.keys import Keyring
 from flowgate.auth.permissions import Grant, Grants, Principal
+from flowgate.auth.signing import SigningKeys
 from flowgate.auth.tokens import TokenService
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
+from flowgate.bus.memory_journal import MemoryJournal
 from flowgate.bus.memory_queue_logs import MemoryQueueLogs
 from flowgate.bus.memory_retained import MemoryRetained
 from flowgate.bus.memory_store import MemoryStore
@@ -25,6 +30,7 @@ from flowgate.bus.memory_topics import MemoryBus
 from flowgate.connections import Connections
 from flowgate.errors import InvalidToken
 from flowgate.gateway import Gateway
+from flowgate.http.answers import Route
 from flowgate.http.site import make_site
 from flowgate.limits import Limits, Policies
 from flowgate.metering import Meter
@@ -185,10 +191,14 @@ class HttpClient:
         policies: Policies | None = None,
         websocket: IResource | None = None,
         real_tokens: bool = False,
+        log_requests: bool = False,
+        further: Callable[[HttpClient], Iterable[Route]] = lambda _: (),
     ) -> None:
         """Make a site.
 
         :param real_tokens: whether tokens are made and verified, instead of known by heart.
+        :param log_requests: whether each request has a line in the log.
+        :param further: makes further routes.
         """
         limits = limits or Limits()
         self.clock = Clock()
@@ -212,10 +222,20 @@ class HttpClient:
         self.store = MemoryStore()
         self.keyring = Keyring(self.store, b"master secret", self.now)
         self.keyring.start()
-        self.token_service = TokenService(self.keyring, b"master secret", self.store, "https://gateway", self.now)
+        self.journal = MemoryJournal(self.now)
+        self.accounts = Accounts(self.keyring, Audit(self.journal, self.now))
+        self.signing = SigningKeys(b"master secret", self.store, self.now)
+        self.token_service = TokenService(self.keyring, self.signing, self.store, "https://gateway", self.now)
         self.token_service.start()
         self.tokens = FakeTokens()
-        self.queues = Queues(MemoryQueueLogs(self.clock), self.store, b"master secret", self.clock, self.now)
+        self.queues = Queues(
+            MemoryQueueLogs(self.clock),
+            self.store,
+            b"master secret",
+            self.clock,
+            self.now,
+            meter=self.gateway.meter,
+        )
         self.queues.start()
         self.draining = False
         self.drawn = 0.0
@@ -223,7 +243,7 @@ class HttpClient:
         self.site = make_site(
             self.gateway,
             self.token_service if real_tokens else cast(TokenService, self.tokens),
-            self.keyring,
+            self.accounts,
             self.queues,
             ADMIN_TOKEN,
             {b"/ws": websocket or cast(IResource, Resource())},
@@ -231,7 +251,9 @@ class HttpClient:
             self.clock,
             self.now,
             lambda: self.draining,
+            further(self),
             draw=lambda: self.drawn,
+            log_requests=log_requests,
         )
         self.settle()
 

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import fail
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.allowances import Allowance, Bill, Unlimited, units_of
 from flowgate.auth.permissions import Principal
-from flowgate.errors import BusUnavailable, InsufficientBalance
+from flowgate.errors import BusUnavailable, InsufficientBalance, InvalidToken, RateLimited
 from flowgate.gateway import Post, Route
 from flowgate.message import Run, Stored
 from flowgate.mqtt import packets
-from flowgate.mqtt.packets import Ack, Type
+from flowgate.mqtt.packets import Ack, Type, Will
 from flowgate.topics import Topic
-from tests.mqtt.node import HOME, Cluster, Node
+from tests.mqtt.node import HOME, Cluster, Node, Peer
 
 
 class Purse(Allowance):
@@ -50,6 +51,30 @@ class Purse(Allowance):
     def release(self, bill: Bill) -> None:
         self.left += bill.units
         self.pending -= bill.units
+
+
+class Pace(Allowance):
+    """An allowance of so many messages at a time, and so many more each second."""
+
+    __slots__ = ("_clock", "_rate", "_time", "left")
+
+    limited = True
+
+    def __init__(self, clock: Clock, rate: int) -> None:
+        super().__init__()
+        self._clock = clock
+        self._rate = self.left = rate
+        self._time = clock.seconds()
+
+    def take(self, payloads: Sequence[bytes], *, patient: bool = False) -> Bill:
+        self.left = min(self._rate, self.left + int((self._clock.seconds() - self._time) * self._rate))
+        self._time = self._clock.seconds()
+        count = len(payloads) if patient else min(self.left, len(payloads))
+        self.left -= count
+        return Bill(self, count, count, None if count == len(payloads) else RateLimited())
+
+    def wait(self) -> float:
+        return 1.0
 
 
 class UnitTests(SynchronousTestCase):
@@ -188,3 +213,145 @@ class MqttTests(SynchronousTestCase):
             self.cluster.settle()
         self.assertEqual([one for one in peer.packets() if isinstance(one, Ack)], [Ack(Type.PUBREC, (7, 7))])
         self.assertEqual((self.purse.used, self.purse.left), (1, 4))
+
+
+class MqttPaceTests(SynchronousTestCase):
+    """MQTT has no word for "slower" but to read no further."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster()
+        self.node = Node(self.cluster)
+        pace = self.pace = Pace(self.cluster.clock, 2)
+
+        class Paces:
+            def of(self, principal: Principal) -> Allowance:
+                return pace
+
+        self.node.gateway.allowances = Paces()
+
+    def check(self, qos: int, kind: Type | None) -> None:
+        """Five messages at two a second take two seconds; what stands behind them waits, and nothing is lost."""
+        self.pace.left = 2
+        peer = self.node.peer()
+        peer.send(packets.subscribe(1, [("t", 0)]))
+        self.cluster.settle()
+        peer.packets()
+        self.node.factory.received.value = 0
+        ids = [1, 2, 3, 4, 5] if qos else []
+        payloads = [b"%d" % number for number in range(5)]
+        peer.send(packets.publishes("t", payloads, qos, ids), packets.PINGREQ)
+        peer.send(packets.publishes("t", [b"6"], qos, [6] if qos else []))
+        taken: list[bytes] = []
+        acknowledged: list[int] = []
+        for now in range(3):
+            self.cluster.settle()
+            paused = peer.transport.producerState == "paused"
+            self.assertEqual(paused, now < 2)
+            for one in peer.got():
+                if isinstance(one, tuple):
+                    taken.append(one[1])
+                elif isinstance(one, Ack):
+                    self.assertEqual(one.type, kind)
+                    acknowledged += one.packet_ids
+                else:
+                    self.assertEqual((one.type, now), (Type.PINGRESP, 2))
+            self.assertEqual(taken, [*payloads, b"6"][: 2 * now + 2])
+            self.assertEqual(acknowledged, [*ids, 6][: 2 * now + 2] if qos else [])
+            self.cluster.clock.advance(1)
+        self.assertEqual(self.node.factory.received.value, 6)
+
+    def test_qos_0(self) -> None:
+        """At QoS 0."""
+        self.check(0, None)
+
+    def test_qos_1(self) -> None:
+        """At QoS 1."""
+        self.check(1, Type.PUBACK)
+
+    def test_qos_2(self) -> None:
+        """At QoS 2."""
+        self.check(2, Type.PUBREC)
+
+    def test_gone(self) -> None:
+        """What a client has left that goes while it is held back is not taken."""
+        peer = self.node.peer()
+        peer.send(packets.publishes("t", [b"x"] * 5, 0, []))
+        peer.lose()
+        self.assertEqual(self.calls(), [])
+        self.cluster.settle()
+        self.cluster.clock.advance(5)
+        self.assertEqual(self.node.factory.received.value, 2)
+
+    def calls(self) -> list[str]:
+        """What is still to be done for a connection."""
+        calls: list[Any] = list(self.cluster.clock.getDelayedCalls())
+        return [str(call.func) for call in calls if "_paced" in str(call.func)]
+
+    def hold(self, client_id: str = "c", qos: int = 0, **options: Any) -> Peer:
+        """A client that has sent five messages, of which two are taken."""
+        self.pace.left = 2
+        peer = self.node.peer(client_id, **options)
+        ids = [1, 2, 3, 4, 5] if qos else []
+        peer.send(packets.publishes("t", [b"%d" % number for number in range(5)], qos, ids))
+        self.cluster.settle()
+        self.assertEqual(len(self.calls()), 1)
+        return peer
+
+    def test_keep_alive(self) -> None:
+        """Who is read no further is not silent; the keep alive counts from when it is read again."""
+        self.patch(self.pace, "_rate", 0)
+        peer = self.hold(keep_alive=2)
+        self.cluster.clock.pump([0.5] * 40)
+        self.assertFalse(peer.closed)
+        self.patch(self.pace, "_rate", 100)
+        self.cluster.clock.pump([0.5] * 5)
+        self.assertEqual(self.node.factory.received.value, 5)
+        self.assertFalse(peer.closed)
+        self.cluster.clock.pump([0.5] * 6)
+        self.assertTrue(peer.closed or not peer.protocol.taking_part)
+
+    def test_taken_over(self) -> None:
+        """Another connection of the same client takes the place of one that is held back, with nothing left behind."""
+        for clean in (True, False):
+            for qos in (0, 1, 2):
+                self.node.factory.received.value = 0
+                old = self.hold(f"c{qos}{clean}", qos, clean_session=clean)
+                acknowledged = [one for packet in old.packets() if isinstance(packet, Ack) for one in packet.packet_ids]
+                self.assertEqual(acknowledged, [1, 2] if qos else [])
+                new = self.node.peer(f"c{qos}{clean}", clean_session=clean)
+                self.assertTrue(old.closed)
+                self.assertEqual(self.calls(), [])
+                self.cluster.clock.advance(5)
+                self.cluster.settle()
+                self.assertEqual(old.packets(), [])
+                self.assertEqual(self.node.factory.received.value, 2)
+                if qos:
+                    self.cluster.clock.advance(1)
+                    new.packets()
+                    new.send(packets.publishes("t", [b"2", b"3"], qos, [3, 4]))
+                    self.cluster.settle()
+                    ids = [one for packet in new.packets() if isinstance(packet, Ack) for one in packet.packet_ids]
+                    self.assertEqual(ids, [3, 4])
+                new.lose()
+                old.lose()
+
+    def test_will(self) -> None:
+        """The will of a client that goes while it is held back goes out, and nothing else of it does."""
+        watcher = self.node.peer("watcher")
+        watcher.send(packets.subscribe(1, [("#", 1)]))
+        self.cluster.settle()
+        watcher.packets()
+        peer = self.hold(will=Will("open/will", b"gone", 1, False))
+        peer.lose()
+        self.assertEqual(self.calls(), [])
+        self.cluster.settle()
+        self.cluster.clock.advance(5)
+        self.cluster.settle()
+        self.assertEqual([one[1] for one in watcher.got()], [b"0", b"1", b"gone"])
+
+    def test_ended(self) -> None:
+        """Who is held back is ended like everybody else."""
+        peer = self.hold()
+        self.node.connections.end(InvalidToken())
+        self.assertTrue(peer.closed)
+        self.assertEqual(self.calls(), [])

@@ -269,6 +269,22 @@ class LinkTests(SynchronousTestCase):
         self.assertEqual([[message[4] for message in call] for call in other], [[b"2"]])
         self.assertEqual(self.owner.settled, 1)
 
+    def test_replies_in_order(self) -> None:
+        """Inboxes are served in the order of their replies, by one call for those that follow one another."""
+        calls: list[tuple[str, list[bytes]]] = []
+        self.started()
+        for token in ("one", "two"):
+            self.link.open_inbox(
+                token,
+                lambda messages, token=token: calls.append((token, [one[4] for one in messages])),
+            )
+        inbox = self.link.inbox.encode()
+        subjects = (b"one.1", b"one.2", b"two.1", b"one.3")
+        self.protocol.dataReceived(
+            b"".join(b"MSG %b.%b 1 1\r\n%d\r\n" % (inbox, subject, n) for n, subject in enumerate(subjects))
+        )
+        self.assertEqual(calls, [("one", [b"0", b"1"]), ("two", [b"2"]), ("one", [b"3"])])
+
     def test_faulty_handler(self) -> None:
         """A handler that raises harms neither the connection nor other handlers."""
         transport = self.started()

@@ -491,6 +491,38 @@ class StatusTests(_Tests):
         self.assertIn("not a Flow-Gate", self.sentence("status"))
 
 
+class BalanceTests(_Tests):
+    """``balance``: what a user has used, and what was paid in."""
+
+    def test_shown(self) -> None:
+        """What there is to know is shown in a few lines, or as it came."""
+        usage = {"user": "alice", "plan": "free", "period": "2026-11", "resets_at": "2026-12-01T00:00:00Z", "used": 3}
+        usage |= {"limit": 10, "remaining": 7, "balance": None}
+        self.gateway.say("GET /api/v1/admin/users/alice/balance", 200, usage)
+        out = self.run_command("balance", "alice")
+        self.assertEqual(
+            out,
+            "alice: plan free, 10 units in 2026-11, which ends 2026-12-01T00:00:00Z\n  used      3\n  remaining 7\n",
+        )
+        self.assertEqual(json.loads(self.run_command("balance", "alice", "--json")), usage)
+        self.gateway.say("GET /api/v1/admin/users/alice/balance", 200, usage | {"plan": "", "limit": None})
+        self.assertIn("no plan, no limit", self.run_command("balance", "alice"))
+
+    def test_added(self) -> None:
+        """Units are added under an id, one of its own if none is given."""
+        call = "POST /api/v1/admin/users/alice/balance"
+        self.gateway.say(call, 200, {"user": "alice", "balance": 50, "changed": True})
+        out = self.run_command("balance", "alice", "--add", "50", "--id", "i1", "--note", "paid")
+        self.assertEqual(out, "50 units\n")
+        self.assertEqual(self.gateway.asked[0][3], {"units": 50, "id": "i1", "note": "paid"})
+        for _ in range(2):
+            self.run_command("balance", "alice", "--add", "-5")
+        ids = [asked[3]["id"] for asked in self.gateway.asked]
+        self.assertEqual((len(set(ids)), self.gateway.asked[1][3]["units"]), (3, -5))
+        self.gateway.say(call, 200, {"user": "alice", "balance": 50, "changed": False})
+        self.assertIn("had been made before", self.run_command("balance", "alice", "--add", "50", "--id", "i1"))
+
+
 class MessageTests(_Tests):
     """``flowgate token``, ``publish`` and ``subscribe``."""
 

@@ -16,6 +16,8 @@ from flowgate.topics import Namespace
 class Connection:
     """Notes why it was ended, and leaves the registry then, as real ones do."""
 
+    protocol = "mqtt"
+
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self.reasons: list[Refused | None] = []
@@ -106,3 +108,13 @@ class ConnectionsTests(SynchronousTestCase):
         self.connections.end(None)
         self.assertEqual([one.reasons for one in self.ones], [[None], [None], [None], []])
         self.assertEqual(len(self.connections), 0)
+
+    def test_protocols(self) -> None:
+        """Connections are counted by their protocols, each once, until they are gone."""
+        self.ones[1].protocol = "queue"
+        for one in (*self.ones[:3], self.ones[0]):
+            self.connections.add(one, principal("alice"))
+        self.assertEqual(self.connections.protocols(), {"mqtt": 2, "sse": 0, "websocket": 0, "queue": 1})
+        for one in (self.ones[1], self.ones[0], self.ones[0]):
+            self.connections.remove(one)
+        self.assertEqual(self.connections.protocols(), {"mqtt": 1, "sse": 0, "websocket": 0, "queue": 0})

@@ -12,14 +12,21 @@ import orjson
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.auth.tokens import TokenService
+from flowgate.dashboard.link_calls import LinkCalls
+from flowgate.dashboard.links import Links
 from flowgate.errors import Refused
 from flowgate.http import site
+from flowgate.http.admin.access import AdminAccess
 from flowgate.http.answers import Route
 from flowgate.http.credentials import Credentials
 from flowgate.http.describing import asyncapi, openapi
 from flowgate.http.describing.place import MqttDoor, Place
 from flowgate.http.describing.problems import EXPLAINED, codes
 from flowgate.http.describing.values import JSON
+from flowgate.http.metrics import Metrics
+from flowgate.http.signing import SigningCalls
+from flowgate.http.status import Status
+from flowgate.http.usage import UsageCalls
 from flowgate.http.webhooks import WebhookCalls
 from flowgate.limits import Limits
 from flowgate.sqs.resource import SqsCalls
@@ -31,7 +38,7 @@ from tests.http_client import ADMIN_TOKEN, HttpClient
 NOBODYS_NAME = "qzqzqzqz"
 """A name that is like no other, so that no nearest one is offered."""
 
-PARTS = {"name": "q", "topic": "a", "receipt": "r", "task": "t", "key_id": "k", "user": "alice"}
+PARTS = {"name": "q", "topic": "a", "receipt": "r", "task": "t", "key_id": "k", "share_id": "s", "user": "alice"}
 
 
 def document() -> dict[str, Any]:
@@ -78,7 +85,15 @@ class RouteTests(SynchronousTestCase):
 
         self.patch(site, "Root", root)
         arguments: list[Any] = [Mock() for _ in range(site.make_site.__code__.co_argcount)]
-        arguments[-1] = [*SqsCalls(Mock(), Mock(), Mock()).routes(), *WebhookCalls(Mock(), Mock()).routes()]
+        arguments[-1] = [
+            *SqsCalls(Mock(), Mock(), Mock()).routes(),
+            *WebhookCalls(Mock(), Mock()).routes(),
+            *SigningCalls(Mock(), Mock(), Mock()).routes(),
+            *Metrics(Mock(), Mock()).routes(),
+            *Status(Mock(), Mock()).routes(),
+            *UsageCalls(Mock(), Mock(), Mock(), Mock()).routes(),
+            *LinkCalls(Mock(), Mock(), Mock()).routes(),
+        ]
         site.make_site(*arguments)
         described = [(one.method, one.path) for one in openapi.operations(Limits())]
         self.assertEqual(sorted(described), sorted({(route.method, route.path) for route in taken}))
@@ -117,7 +132,7 @@ class KnownTests(SynchronousTestCase):
         client.site = site.make_site(
             client.gateway,
             tokens,
-            client.keyring,
+            client.accounts,
             client.queues,
             ADMIN_TOKEN,
             {},
@@ -125,7 +140,12 @@ class KnownTests(SynchronousTestCase):
             client.clock,
             client.now,
             lambda: False,
-            WebhookCalls(webhooks, Credentials(tokens)).routes(),
+            [
+                *WebhookCalls(webhooks, Credentials(tokens)).routes(),
+                *SigningCalls(client.signing, client.accounts.audit, AdminAccess(ADMIN_TOKEN)).routes(),
+                *UsageCalls(Mock(), client.accounts, Credentials(tokens), AdminAccess(ADMIN_TOKEN)).routes(),
+                *LinkCalls(Links(client.store, client.now), client.accounts, AdminAccess(ADMIN_TOKEN)).routes(),
+            ],
         )
         client.call("PUT", "/api/v1/queues/q")
         self.found = document()
@@ -175,6 +195,10 @@ class KnownTests(SynchronousTestCase):
             "body": "x",
             "user": "alice",
             "app": "shop",
+            "owner": "alice",
+            "grantee": "bob",
+            "units": 1,
+            "id": "a",
         }
         required = schema.get("required") or schema.get("oneOf", [{}])[0].get("required", ())
         return {name: values[name] for name in required if name in values}
@@ -261,7 +285,8 @@ class ExampleTests(SynchronousTestCase):
     def test_every_operation_has_one(self) -> None:
         """Every operation of our own has an example, or gives a document or figures."""
         without = [one.path for one in openapi.operations(Limits()) if not one.examples and one.tag != "Amazon SQS"]
-        self.assertEqual(without, ["/metrics", "/openapi.json", "/asyncapi.json", "/docs", "/docs/problems/<code>"])
+        documents = ["/openapi.json", "/asyncapi.json", "/docs", "/docs/problems/<code>"]
+        self.assertEqual(sorted(without), sorted(["/metrics", "/api/v1/admin/status", *documents]))
 
     def test_shown(self) -> None:
         """An example's request and answer are found by the same name; each of its values has a place."""

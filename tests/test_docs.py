@@ -15,9 +15,14 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate import cli, errors
+from flowgate.dashboard.link_calls import LinkCalls
 from flowgate.errors import Refused
 from flowgate.http import queue_messages, queues, site, wire
 from flowgate.http.answers import Route
+from flowgate.http.metrics import Metrics
+from flowgate.http.signing import SigningCalls
+from flowgate.http.status import Status
+from flowgate.http.usage import UsageCalls
 from flowgate.http.webhooks import WebhookCalls
 from flowgate.limits import Limits
 from flowgate.queues import model, redrive, service
@@ -70,9 +75,12 @@ class OptionTests(SynchronousTestCase):
         defaults = {
             "replicas": Settings().replicas,
             "issuer": Settings().issuer,
+            "signing.announce": f"{Settings().signing_announce // 60}m",
             "durability": Settings().durability,
             "history.messages": Settings().history_messages,
             "http": Settings().http[0],
+            "metrics": Settings().metrics,
+            "log_format": Settings().log_format,
             "sqs_account_id": Settings().sqs_account_id,
             "sqs_regions": Settings().sqs_regions,
             "mqtt": Settings().mqtt[0],
@@ -120,7 +128,15 @@ class RouteTests(SynchronousTestCase):
 
         self.patch(site, "Root", root)
         arguments: list[Any] = [Mock() for _ in range(site.make_site.__code__.co_argcount)]
-        arguments[-1] = [*SqsCalls(Mock(), Mock(), Mock()).routes(), *WebhookCalls(Mock(), Mock()).routes()]
+        arguments[-1] = [
+            *SqsCalls(Mock(), Mock(), Mock()).routes(),
+            *WebhookCalls(Mock(), Mock()).routes(),
+            *SigningCalls(Mock(), Mock(), Mock()).routes(),
+            *Metrics(Mock(), Mock()).routes(),
+            *Status(Mock(), Mock()).routes(),
+            *UsageCalls(Mock(), Mock(), Mock(), Mock()).routes(),
+            *LinkCalls(Mock(), Mock(), Mock()).routes(),
+        ]
         site.make_site(*arguments)
         self.routes = {(route.method, re.sub(r"<\w+:(\w+)>", r"<\1>", route.path)) for route in taken}
 
@@ -215,8 +231,8 @@ class CommandTests(SynchronousTestCase):
         """Each line of the list is taken by the command's own parser, with all its options."""
         text = PAGES["operations"].split(".. code-block:: text\n\n", 1)[1].split("\n\n", 1)[0]
         lines = re.sub("#.*", "", text).strip().split("\n   flowgate ")
-        self.assertEqual(len(lines), 22)
+        self.assertEqual(len(lines), 36)
         for line in lines:
             words = re.sub(r"[\[\]]|\.\.\.|\|[a-z-]+", "", line.removeprefix("flowgate ")).split()
-            words = ["1" if word in ("BYTES", "DAYS", "SECONDS", "N") else word for word in words]
+            words = ["1" if word in ("BYTES", "DAYS", "SECONDS", "N", "UNITS") else word for word in words]
             cli.parse(words)

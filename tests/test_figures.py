@@ -53,6 +53,8 @@ def principal(home: Namespace) -> Principal:
 class Client:
     """A connection that keeps what it is given: names and payloads."""
 
+    protocol = "mqtt"
+
     def __init__(self) -> None:
         self.got: list[tuple[str, bytes]] = []
 

@@ -49,8 +49,8 @@ class PathTests(SynchronousTestCase):
         found = self.paths.find(method.encode(), path.encode())
         if found is None:
             return None
-        self.assertEqual(self.handlers[found[0]][0], method)
-        return self.handlers[found[0]][1], found[1]
+        self.assertEqual(self.handlers[found[0].handler][0], method)
+        return self.handlers[found[0].handler][1], found[1]
 
     def test_parts(self) -> None:
         """The parts of a path are found under their names, and a fixed segment goes before a part."""

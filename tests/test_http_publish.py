@@ -411,7 +411,7 @@ class PublishTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """A publish is counted."""
         self.publish({"topic": "a", "message": 1})
-        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 1)
+        self.assertEqual(self.client.gateway.meter.count("messages_received", "http"), 1)
 
 
 class BatchTests(SynchronousTestCase):
@@ -441,14 +441,14 @@ class BatchTests(SynchronousTestCase):
         status, problem = self.publish([{"topic": "a", "message": 1}, {"topic": "#", "message": 2}])
         self.assertEqual((status, problem["code"]), (400, "invalid_topic"))
         self.assertIn("messages[1]", str(problem["detail"]))
-        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 0)
+        self.assertEqual(self.client.gateway.meter.count("messages_received", "http"), 0)
 
     def test_one_large_message_refuses_all(self) -> None:
         """The size of every message is checked before the first one is published."""
         large = "x" * (self.client.gateway.limits.message_bytes + 1)
         status, problem = self.publish([{"topic": "a", "message": 1}, {"topic": "a", "message": large}])
         self.assertEqual((status, problem["code"]), (413, "message_too_large"))
-        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 0)
+        self.assertEqual(self.client.gateway.meter.count("messages_received", "http"), 0)
 
     def test_size(self) -> None:
         """A batch has at least one message, and at most what the limits say."""
@@ -565,4 +565,4 @@ class BatchTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """Each message of a batch is counted."""
         self.publish([{"topic": "a", "message": 1}, {"topic": "b", "message": 2}])
-        self.assertEqual(self.client.gateway.meter.count("messages_in", "http"), 2)
+        self.assertEqual(self.client.gateway.meter.count("messages_received", "http"), 2)

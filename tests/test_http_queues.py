@@ -770,6 +770,15 @@ class SubscriptionTests(_Tests):
         for topic in ("bob_cafe_#", "b", "#", "carol_x_menu"):
             self.refused(self.call("PUT", self.PATH, {"topic": topic}, "both"), 403, "insufficient_scope")
 
+    def test_share_that_ended(self) -> None:
+        """A subscription in another namespace is shown, and ended, also by who holds no grant there any more."""
+        self.client.tokens.known["both"] = principal(Grants((), (Grant(OTHER, "menu"),), ("*",)))
+        self.assertEqual(self.call("PUT", self.PATH, {"topic": "bob_cafe_menu"}, "both").status, 201)
+        self.assertEqual(self.topics(), ["bob_cafe_menu"])
+        self.assertEqual(self.call("DELETE", self.PATH, {"topic": "bob_cafe_menu"}).status, 204)
+        self.assertEqual(self.topics(), [])
+        self.refused(self.call("DELETE", self.PATH, {"topic": "bob_cafe_menu"}), 404, "not_found")
+
     def test_ambiguous(self) -> None:
         """A topic of ours whose short name looks like a full one is shown so that it can be written again."""
         self.call("PUT", self.PATH, {"topic": "alice_shop_alice_shop_x"})

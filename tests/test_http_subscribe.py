@@ -231,7 +231,7 @@ class SubscribeTests(StreamTestCase):
         """Deliveries are counted."""
         self.subscribe()
         self.publish("a", 1)
-        self.assertEqual(self.client.gateway.meter.count("messages_out", "sse"), 1)
+        self.assertEqual(self.client.gateway.meter.count("messages_sent", "sse"), 1)
 
 
 class ResumeTests(StreamTestCase):
@@ -523,7 +523,7 @@ class SlowReaderTests(StreamTestCase):
         self.assertEqual(len(self.data(fast)), 10)
         slow.lose()
         self.assertEqual(len(self.client.connections), 1)
-        self.assertEqual(self.client.gateway.meter.count("clients_cut", "sse slow"), 1)
+        self.assertEqual(self.client.gateway.meter.count("clients_cut", ("sse", "slow")), 1)
 
     def test_no_heartbeat(self) -> None:
         """A client that does not read is sent no heartbeats."""

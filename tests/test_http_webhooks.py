@@ -49,7 +49,7 @@ class WebhookCallTests(SynchronousTestCase):
         client.site = make_site(
             client.gateway,
             cast(TokenService, client.tokens),
-            client.keyring,
+            client.accounts,
             client.queues,
             ADMIN_TOKEN,
             {},
@@ -218,6 +218,18 @@ class WebhookCallTests(SynchronousTestCase):
         token = self.restricted(granted)
         for topic, shown in (("bob_cafe_news", "bob_cafe_news"), ("alice_shop_a", "alice_shop_a"), ("a", "a")):
             self.assertEqual(self.put(token=token, topic=topic).json()["topic"], shown)
+
+    def test_of_a_share_that_ended(self) -> None:
+        """A webhook of another account's topics is seen and removed, but not changed, by who has all of the own."""
+        token = self.restricted(Grants((), (Grant(HOME, "#"), Grant(OTHER, "#")), ()))
+        self.put(token=token, topic="bob_cafe_news")
+        self.client.tokens.known["narrow"] = principal(grants(None, "a/#"))
+        self.refused(self.call("DELETE", "/w", token="narrow"), 403, "insufficient_scope")
+        self.refused(self.put(topic="a"), 403, "insufficient_scope")
+        self.refused(self.call("POST", "/w/secret"), 403, "insufficient_scope")
+        self.assertEqual([one["topic"] for one in self.call("GET").json()["webhooks"]], ["bob_cafe_news"])
+        self.assertEqual(self.call("GET", "/w").status, 200)
+        self.assertEqual(self.call("DELETE", "/w").status, 204)
 
     def test_enabled_again(self) -> None:
         """An answer of 410 disables it; to put it again enables it."""

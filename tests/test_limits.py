@@ -98,17 +98,19 @@ class MeterTests(SynchronousTestCase):
     def test_counts(self) -> None:
         """Amounts add up, by name and label."""
         meter = Meter()
-        meter.add("messages_in", "mqtt", 3)
-        meter.add("messages_in", "mqtt")
-        meter.add("messages_in", "http")
+        meter.add("messages_received", "mqtt", 3)
+        meter.add("messages_received", "mqtt")
+        meter.add("messages_received", "http")
         meter.add("starts")
-        self.assertEqual(meter.count("messages_in", "mqtt"), 4)
-        self.assertEqual(meter.counts(), {("messages_in", "mqtt"): 4, ("messages_in", "http"): 1, ("starts", ""): 1})
+        self.assertEqual(meter.count("messages_received", "mqtt"), 4)
+        self.assertEqual(
+            meter.counts(), {("messages_received", "mqtt"): 4, ("messages_received", "http"): 1, ("starts", ""): 1}
+        )
 
     def test_never_counted(self) -> None:
         """What never happened counts 0, and asking does not make it appear."""
         meter = Meter()
-        self.assertEqual(meter.count("messages_in", "mqtt"), 0)
+        self.assertEqual(meter.count("messages_received", "mqtt"), 0)
         self.assertEqual(meter.counts(), {})
 
     def test_counts_are_a_copy(self) -> None:

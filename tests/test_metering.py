@@ -25,6 +25,21 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(self.meter.count("messages", "mqtt"), 4)
         self.assertEqual(self.meter.counts(), {("messages", "mqtt"): 4, ("messages", "http"): 1})
 
+    def test_several_labels(self) -> None:
+        """Labels are told apart by all of their values."""
+        self.meter.add("refusals", ("mqtt", "a"))
+        self.meter.add("refusals", ("mqtt", "b"), 2)
+        self.assertEqual(self.meter.count("refusals", ("mqtt", "b")), 2)
+        self.assertIs(self.meter.counter("refusals", ("mqtt", "a")), self.meter.counter("refusals", ("mqtt", "a")))
+
+    def test_histograms(self) -> None:
+        """A histogram counts each value in the first bucket that takes it in; it is the same for the same labels."""
+        took = self.meter.histogram("took", "mqtt", (1.0, 2.0))
+        for value, count in ((0.0, 1), (1.0, 2), (1.5, 3), (99.0, 1)):
+            self.meter.histogram("took", "mqtt").observe(value, count)
+        self.assertEqual((took.counts, took.sum), ([3, 3, 1], 2 + 4.5 + 99))
+        self.assertEqual(dict(self.meter.histograms()), {("took", "mqtt"): took})
+
     def test_gauges(self) -> None:
         """A gauge tells the value of the moment when it is asked."""
         values = [1]

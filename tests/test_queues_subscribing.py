@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from flowgate.bus.memory_groups import MemoryGroups, MemoryGroupsHub
@@ -111,7 +111,7 @@ class FakeQueues:
         return deferred
 
 
-class SubscribingTests(TestCase):
+class SubscribingTests(SynchronousTestCase):
     """Two nodes whose queues are subscribed to topics."""
 
     def setUp(self) -> None:
@@ -179,6 +179,37 @@ class SubscribingTests(TestCase):
         self.publish("a", b"1")
         topics = [message.attributes["topic"].value for message in self.queues.stored()]
         self.assertEqual(topics, ["alice_other_a", "a"])
+
+    def test_leave_of_another_account(self) -> None:
+        """A subscription rests, on all nodes, while another account does not give leave, and goes on when it does."""
+        admitted = {OTHER.prefix + "a"}
+        for node in (self.one, self.two):
+            self.patch(node, "_admits", lambda home, one: one.startswith(home.prefix) or one in admitted)
+        self.make(Q, "alice_other_a", "alice_shop_a")
+        self.publish("a", b"0", namespace=OTHER)
+
+        def review() -> None:
+            for node in (self.one, self.two):
+                node.review()
+                self.settle()
+
+        admitted.clear()
+        review()
+        self.assertEqual(len(self.groups()), 1)
+        self.publish("a", b"1", namespace=OTHER)
+        self.publish("a", b"2")
+        self.assertEqual(self.queues.bodies, ["0", "2"])
+        review()
+        self.publish("a", b"3", namespace=OTHER)
+        admitted.add(OTHER.prefix + "a")
+        review()
+        self.publish("a", b"4", namespace=OTHER)
+        self.assertEqual(self.queues.bodies, ["0", "2", "4"])
+        self.queues.subscribe(Q, "alice_shop_a")
+        self.settle()
+        review()
+        self.publish("a", b"5", namespace=OTHER)
+        self.assertEqual(self.queues.bodies, ["0", "2", "4"])
 
     def test_bytes(self) -> None:
         """What is no text, or no text for SQS, is base64 and says so; an empty payload is an empty body."""

@@ -31,9 +31,17 @@ durability = "fsync"
 replicas = 3
 master_secret = "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
 admin_token = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+master_secret_file = "secrets/master"
+admin_token_file = "/run/secrets/admin"
 issuer = "https://gateway.example"
 sqs_account_id = "000000000042"
 sqs_regions = "separate"
+metrics = "open"
+log_format = "json"
+log_requests = true
+
+[signing]
+announce = "1h"
 
 [websocket]
 origins = ["https://Example.org:443", "http://*.example.org:8000", "null"]
@@ -124,10 +132,16 @@ class SourceTests(_Tests):
                 durability="fsync",
                 replicas=3,
                 master_secret="m" * 32,
+                master_secret_file=Path("secrets/master").absolute(),
                 admin_token="a" * 32,
+                admin_token_file=Path("/run/secrets/admin"),
                 issuer="https://gateway.example",
+                signing_announce=3600,
                 sqs_account_id="000000000042",
                 sqs_regions="separate",
+                metrics="open",
+                log_format="json",
+                log_requests=True,
                 history_messages=50,
                 history_age=7 * 86400,
                 websocket_origins=("https://example.org", "http://*.example.org:8000", "null"),
@@ -165,6 +179,10 @@ class SourceTests(_Tests):
         samples["mqtt_client_cert_required"] = samples["websocket.deflate"] = "true"
         samples["websocket.origins"] = "https://a.example http://localhost:3000"
         samples.update({"webhooks.allow": "10.1.0.0/16 fd00:1::/32", "webhooks.http": "true"})
+        samples["signing.announce"] = "20m"
+        samples["billing.webhook"] = "https://operator.example/usage"
+        samples.update({"dashboard.enabled": "false", "dashboard.secure": "true"})
+        samples.update({"metrics": "open", "log_format": "json", "log_requests": "true"})
         samples.update({"sqs_account_id": "000000000042", "sqs_regions": "separate"})
         usual = load({}, {})
         for option in OPTIONS:
@@ -252,6 +270,22 @@ class RefusalTests(_Tests):
     def test_later_tables(self) -> None:
         """Plans come with later versions: until then they are unknown, not ignored."""
         self.assertIn("plans", self.sentence("[plans.free]\nmessages = 1"))
+
+    def test_plans(self) -> None:
+        """A plan is read with its name; what is wrong in one is named with its place."""
+        (plan,) = self.load("[plans.free]\nunits = 100\nperiod = 'day'\npublish_rate = 7").plans
+        self.assertEqual((plan.name, plan.units, plan.period, plan.rates.publish_rate), ("free", 100, "day", 7))
+        self.assertEqual(self.load("").plans, ())
+        for text, place, named in (
+            ("plans = 1", "plans", "[plans.<name>]"),
+            ("[plans]\nfree = 1", "plans.free", "[plans.free]"),
+            ("[plans.free]\nunits = -1", "plans.free", "units"),
+            ("[plans.free]\nunit = 1", "plans.free", "did you mean"),
+            ("[plans.'a b']", "plans.a b", "name of a plan"),
+        ):
+            sentence = self.sentence(text)
+            self.assertIn(place, sentence)
+            self.assertIn(named, sentence)
 
     def test_queues(self) -> None:
         """A declaration of a queue is checked as a whole, and what is wrong is named with its place."""

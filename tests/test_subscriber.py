@@ -199,6 +199,33 @@ class DirectTests(SynchronousTestCase):
         self.assertEqual(self.socket.sizes, [100])
         self.assertEqual(self.read_all(), data)
 
+    def test_sum(self) -> None:
+        """A turn knows what all its outboxes hold; what is sent, or will never be, is not in it."""
+        other = Outbox(cast(Sink, StringTransport()), self.turn, BOUND)
+        other.pauseProducing()
+        other.write(b"x" * 7)
+        self.block()
+        self.outbox._bound = self.outbox.held + 5
+        self.outbox.write(b"12345")
+        self.outbox.write(b"beyond")
+        self.assertEqual(self.turn.held, self.outbox.held + 7)
+        self.read_all()
+        self.assertEqual(self.turn.held, 7)
+        self.block()
+        for outbox in (self.outbox, other):
+            outbox.discard()
+        self.assertEqual(self.turn.held, 0)
+
+    def test_bytes_are_counted(self) -> None:
+        """Every byte is counted once, when it leaves for the socket or for what stands before it."""
+        data = self.block()
+        self.outbox._bound = self.outbox.held + 5
+        self.outbox.write(b"12345")
+        self.outbox.write(b"beyond")
+        self.assertEqual(self.outbox.sent.value, len(data))
+        self.read_all()
+        self.assertEqual(self.outbox.sent.value, len(data) + 5)
+
     def test_drained(self) -> None:
         """``drained`` is called when all that was held is sent, not before; what it writes goes out."""
         drained: list[int] = []

@@ -19,6 +19,7 @@ from flowgate.topics import (
     check_topic,
     covers,
     has_wildcard,
+    intersection,
     is_reserved,
     matches,
     resolve,
@@ -258,6 +259,43 @@ class MatchTests(SynchronousTestCase):
             tree: FilterTree[int] = FilterTree()
             tree.add(filter_, 1)
             self.assertEqual(bool(list(tree.match(name))), (filter_, name) in self.yes, (filter_, name))
+
+
+class IntersectionTests(SynchronousTestCase):
+    """What two filters both take in."""
+
+    def test_intersection(self) -> None:
+        """It is one filter, whichever of the two comes first."""
+        for one, other, both in (
+            ("a/#", "a/b/#", "a/b/#"),
+            ("a/#", "+/b", "a/b"),
+            ("a/+", "+/b", "a/b"),
+            ("a/#", "a", "a"),
+            ("a/+/#", "a/#", "a/+/#"),
+            ("+/b/#", "a/+/c", "a/b/c"),
+            ("#", "$SYS/x", "$SYS/x"),
+            ("a", "b", None),
+            ("a/b", "a", None),
+            ("a/+", "a", None),
+            ("a/b/#", "a", None),
+            ("a//#", "a/+/#", "a//#"),
+        ):
+            self.assertEqual((intersection(one, other), intersection(other, one)), (both, both), (one, other))
+
+    def test_exact(self) -> None:
+        """It takes in each topic that both take in, and no other: tried for all small filters and topics."""
+        levels = ("a", "b", "+")
+        plain = ["/".join(some) for depth in (1, 2, 3) for some in product(levels, repeat=depth)]
+        filters = [*plain, "#", *(f"{one}/#" for one in plain)]
+        topics = ["/".join(some) for depth in (1, 2, 3, 4) for some in product(("a", "b"), repeat=depth)]
+        taken = {one: frozenset(topic for topic in topics if covers(one, topic)) for one in filters}
+        for one, other in product(filters, repeat=2):
+            both = intersection(one, other)
+            found = frozenset() if both is None else frozenset(topic for topic in topics if covers(both, topic))
+            self.assertEqual(found, taken[one] & taken[other], (one, other))
+            if both is not None:
+                check_filter(both)
+                self.assertTrue(covers(one, both) and covers(other, both), (one, other, both))
 
 
 class CoversTests(SynchronousTestCase):

@@ -817,17 +817,29 @@ class HistoryTests(ConnectionTestCase):
         """With meta the acknowledgement says behind which message it begins: who has seen none can resume, too."""
         self.store("t", "a")
         epoch = self.gateway.epoch
-        earliest = (f"{epoch}-0", f"{epoch}-1")  # as far as it was given already
-        for since, cursors in (
-            ({}, earliest[1:]),
-            ({"since": earliest[1]}, earliest[1:]),
-            ({"since": "earliest"}, earliest),
-        ):
+        for since, cursor in (({}, 1), ({"since": f"{epoch}-1"}, 1), ({"since": "earliest"}, 0)):
             peer = self.peer()
             peer.send(subscribe("t", meta=True, id=1, **since))
             self.settle()
             (ack,) = [one for one in peer.got() if one["action"] == "ack"]
-            self.assertIn(ack["cursor"], cursors)
+            self.assertEqual(ack["cursor"], f"{epoch}-{cursor}")
+
+    def test_where_it_began(self) -> None:
+        """If messages come before the acknowledgement, that says where it was before them."""
+        self.store("t", "a", "b")
+        follow = self.gateway.follow
+
+        def give_at_once(*arguments: Any) -> Any:
+            feed = follow(*arguments)
+            self.settle()
+            return feed
+
+        self.patch(self.gateway, "follow", give_at_once)
+        peer = self.peer()
+        peer.send(subscribe("t", meta=True, since="earliest", id=1))
+        first, second, ack = peer.got()
+        self.assertEqual([first["data"], second["data"]], ["a", "b"])
+        self.assertEqual(ack, {"action": "ack", "id": 1, "topic": "t", "cursor": f"{self.gateway.epoch}-0"})
 
     def test_unrecorded(self) -> None:
         """A reader of history gets what history does not hold, too."""

@@ -30,6 +30,9 @@ REVOKED = "FG_REVOKED"
 SHORTEST_LIFE, DEFAULT_LIFE = 60, 900
 """The life of a token in seconds; the longest is a matter of the signing keys."""
 
+TAKEN_BACK = "another account has taken back what the token permitted there"
+"""Why a token is no longer good for what it was good for, after the end of a share."""
+
 AUDIENCE = "flowgate"
 _TYPE = "at+jwt"  # RFC 9068 section 2.1
 _CLAIMS = ("iss", "sub", "aud", "iat", "nbf", "exp", "jti", "client_id", "fg")
@@ -180,7 +183,7 @@ class TokenService:
             raise InvalidToken("the token is not one of this gateway")
         self._check(principal)
         if self._keyring.limited(principal) is not principal:
-            raise InvalidToken("another account has taken back what the token permitted there")
+            raise InvalidToken(TAKEN_BACK)
 
     def _check(self, principal: Principal) -> None:
         if principal.token_id in self._revoked:

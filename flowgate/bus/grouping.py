@@ -12,6 +12,7 @@ from flowgate.errors import ProtocolViolation
 from flowgate.message import Run
 from flowgate.topics import Topic
 
+TAG = b"Fg-Tag"  # not one of those that are looked for in each message
 _OURS = b"\r\nFlowgate-"
 _QOS_2 = b"\r\nFlowgate-QoS: 2\r\n"
 _RETAIN = b"\r\nFlowgate-Retain: 1\r\n"
@@ -21,7 +22,7 @@ Place = Callable[[Message], tuple[int, int]]
 
 
 @lru_cache(maxsize=1000)
-def flag_headers(qos: int, ttl: int | None, retain: bool) -> bytes:
+def flag_headers(qos: int, ttl: int | None, retain: bool, tag: str = "") -> bytes:
     """The headers that a message travels with; most need none."""
     found: list[tuple[str, str]] = []
     if qos == 2:
@@ -30,6 +31,8 @@ def flag_headers(qos: int, ttl: int | None, retain: bool) -> bytes:
         found.append(("Flowgate-Retain", "1"))
     if ttl is not None:
         found.append(("Nats-TTL", str(ttl)))
+    if tag:
+        found.append((TAG.decode(), tag))
     return headers(found) if found else b""
 
 

@@ -72,6 +72,7 @@ class JetStreamBus:
         parcels: int = 4,
         start_seconds: float = 10.0,
         tls: IOpenSSLClientConnectionCreator | None = None,
+        measured: Callable[[float], None] | None = None,
     ) -> None:
         """Describe a bus; nothing happens before :meth:`start`.
 
@@ -85,6 +86,7 @@ class JetStreamBus:
         :param parcels: writes to the stream under way at once.
         :param start_seconds: how long :meth:`start` waits for a server.
         :param tls: how to verify ``tls://`` servers, or ``None`` for the system's roots.
+        :param measured: called with the seconds of round trips of what is written into the stream.
         :raises StartError: if a URL cannot be read.
         """
         self._reactor = reactor
@@ -98,7 +100,13 @@ class JetStreamBus:
         self._link = Link(reactor, urls, self, tls=tls)
         self._grouper = Grouper()
         self._publisher = Publisher(
-            reactor, self._link, self._drained, self.link_settled, None if shared else self._stored, parcels=parcels
+            reactor,
+            self._link,
+            self._drained,
+            self.link_settled,
+            None if shared else self._stored,
+            parcels=parcels,
+            measured=measured,
         )
         self._history = History(reactor, self._link, self._settings, self._grouper)
         self._feeds = Feeds(reactor, self._link, self._settings, self._grouper, self._history)
@@ -115,6 +123,16 @@ class JetStreamBus:
     def link(self) -> Link:
         """The connection, for what else a node keeps in NATS."""
         return self._link
+
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Messages on their way into the stream, and their bytes."""
+        return self._publisher.held
+
+    @property
+    def reconnects(self) -> int:
+        """Connections that were made after the first one."""
+        return max(0, self._link.connects - 1)
 
     # -- start and stop
 
@@ -249,8 +267,9 @@ class JetStreamBus:
         message_id: str | None = None,
         ttl: int | None = None,
         retain: bool = False,
+        tag: str = "",
     ) -> Deferred[Stored]:
-        return self._publisher.publish_one(topic, payload, qos, message_id, ttl=ttl, retain=retain)
+        return self._publisher.publish_one(topic, payload, qos, message_id, ttl=ttl, retain=retain, tag=tag)
 
     def publish(self, run: Run) -> Deferred[None]:
         return self._publisher.publish(run)

@@ -95,7 +95,7 @@ class Presence:
         try:
             await ensure_stream(self._link, self._settings)
         except StartError as error:
-            self._log.error("retained messages cannot be kept: {error}", error=error)
+            self._log.error("{error}", error=error)
             raise BusUnavailable(str(error)) from None
         self.there = True
 

@@ -81,6 +81,7 @@ class Link:
 
     :ivar up: whether a connection stands.
     :ivar inbox: the subject prefix of replies, without the dot at its end.
+    :ivar connects: how many connections have stood.
     """
 
     _log = Logger()
@@ -124,6 +125,7 @@ class Link:
         self._rng = rng or random.SystemRandom()
         self.nonce = "".join(self._rng.choices(_RANDOM, k=10))
         self.inbox = f"_INBOX.{self.nonce}"
+        self.connects = 0
         self._attempts = 0
         self._wanted = False
         self._connector: IConnector | None = None
@@ -235,6 +237,7 @@ class Link:
 
     def connection_ready(self, connection: Connection) -> None:
         self._standing = connection
+        self.connects += 1
         self._attempts = 0
         self._cancel_pinging()
         self._pinging = self.reactor.callLater(self._ping_seconds, self._keep_alive)
@@ -437,12 +440,20 @@ class Link:
             self._log.failure("a handler of NATS messages failed")
 
     def _replied(self, messages: list[Message]) -> None:
+        """Hand out replies, those of one inbox that follow one another together.
+
+        Not all that one inbox has in the read: the stream acknowledges in the order in which it has stored.
+        """
         prefix = len(self.inbox) + 1
-        buckets: dict[bytes, list[Message]] = {}
+        buckets: list[tuple[bytes, list[Message]]] = []
+        last: bytes | None = None
         for message in messages:
             token = message[1][prefix:].partition(b".")[0]
-            buckets.setdefault(token, []).append(message)
-        for token, bucket in buckets.items():
+            if token != last:
+                last = token
+                buckets.append((token, []))
+            buckets[-1][1].append(message)
+        for token, bucket in buckets:
             waiting = self._requests.pop(token, None)
             if waiting is not None:
                 if wire.status(bucket[0][3]) == 503:

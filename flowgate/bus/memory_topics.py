@@ -30,6 +30,7 @@ class _Entry:
     retain: bool
     time: float
     expires: float
+    tag: str = ""
 
     def run(self) -> Run:
         times = [int(self.time * 1e9)]
@@ -109,6 +110,8 @@ class MemoryBus:
         self._feeds: list[_Feed] = []
         self.available = False
         self.congested = False
+        self.under_way = (0, 0)  # it stores at once
+        self.reconnects = 0
         self.epoch = ""
 
     def start(self) -> Deferred[None]:
@@ -173,13 +176,15 @@ class MemoryBus:
         message_id: str | None = None,
         ttl: int | None = None,
         retain: bool = False,
+        tag: str = "",
     ) -> Deferred[Stored]:
         refusal = self._refusal([payload])
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[Stored] = Deferred()
         ids = [] if message_id is None else [message_id]
-        self._put(_Write(Run(topic, [payload], qos=qos, retain=retain, message_ids=ids), self._age(ttl), None, stored))
+        run = Run(topic, [payload], qos=qos, retain=retain, message_ids=ids, tag=tag)
+        self._put(_Write(run, self._age(ttl), None, stored))
         return stored
 
     def publish(self, run: Run) -> Deferred[None]:
@@ -187,7 +192,10 @@ class MemoryBus:
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[None] = Deferred()
-        kept = Run(run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids)
+        kept = Run(
+            run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids, tag=run.tag
+        )
+        kept.last_tag = run.last_tag
         self._put(_Write(kept, self._age(run.ttl), stored, None))
         return stored
 
@@ -202,7 +210,9 @@ class MemoryBus:
             ids: Sequence[str | None] = run.message_ids or [None] * run.count
             for payload, one in zip(run.payloads, ids, strict=True):
                 stored.append(
-                    self.publish_one(run.topic, payload, qos=run.qos, message_id=one, ttl=run.ttl, retain=run.retain)
+                    self.publish_one(
+                        run.topic, payload, qos=run.qos, message_id=one, ttl=run.ttl, retain=run.retain, tag=run.tag
+                    )
                 )
         answers: list[Stored | Refused] = []
         for _, outcome in await DeferredList(stored, consumeErrors=True):
@@ -217,7 +227,9 @@ class MemoryBus:
     def send(self, run: Run, record: bool) -> bool:
         if not record or self._refusal(run.payloads) is not None:
             return False
-        self._put(_Write(Run(run.topic, run.payloads, retain=run.retain), self._age(run.ttl), None, None))
+        kept = Run(run.topic, run.payloads, retain=run.retain, tag=run.tag)
+        kept.last_tag = run.last_tag
+        self._put(_Write(kept, self._age(run.ttl), None, None))
         return True
 
     def _age(self, ttl: int | None) -> float:
@@ -282,7 +294,11 @@ class MemoryBus:
         self._last = sequences[-1]
         subject = (run.topic, acknowledged)
         for sequence, payload in zip(sequences, payloads, strict=True):
-            self._entries.append(_Entry(sequence, run.topic, payload, run.qos, run.retain, now, now + write.ttl))
+            self._entries.append(
+                _Entry(sequence, run.topic, payload, run.qos, run.retain, now, now + write.ttl, run.tag)
+            )
+        if run.last_tag:
+            self._entries[-1] = attrs.evolve(self._entries[-1], tag=run.last_tag)
         self._counts[subject] = self._counts.get(subject, 0) + len(payloads)
         self._trim(subject)
         times = [int(now * 1e9)] * len(payloads)
@@ -304,6 +320,15 @@ class MemoryBus:
                 kept.append(entry)
         self._entries = kept
         self._counts[subject] = self._per_topic
+
+    def tagged(self, after: int) -> list[tuple[Topic, str, int]]:
+        """The topics, tags and sizes of tagged messages behind a place; for :class:`MemoryTagged`."""
+        now = self._clock.seconds()
+        return [
+            (entry.topic, entry.tag, len(entry.payload))
+            for entry in self._entries
+            if entry.tag and entry.sequence > after and entry.expires > now
+        ]
 
     # -- receiving
 

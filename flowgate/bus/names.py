@@ -8,6 +8,7 @@ lets ``>`` stand for "this level and all below".  So every filter is exactly one
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from flowgate.errors import ProtocolViolation
@@ -48,6 +49,7 @@ def _kind(name: str) -> str:
     return "$" if name.startswith("$") else "-"
 
 
+@lru_cache(maxsize=4096)
 def topic_subject(root: str, topic: Topic) -> bytes:
     """The subject of a topic under ``root``."""
     namespace, name = topic.namespace, topic.name

@@ -58,16 +58,13 @@ class _Job:
 class _Single:
     """A message that wants its own place in the stream, and its headers."""
 
-    __slots__ = ("deadline", "head", "message_id", "result", "run", "size", "token")
+    __slots__ = ("deadline", "head", "message_id", "result", "run", "size")
 
-    def __init__(
-        self, head: bytes, run: Run, token: str, result: Deferred[Stored], message_id: str | None = None
-    ) -> None:
+    def __init__(self, head: bytes, run: Run, result: Deferred[Stored], message_id: str | None = None) -> None:
         self.head = head
         self.message_id = message_id
         self.run = run
         self.size = len(run.payloads[0])
-        self.token = token
         self.result = result
         self.deadline = 0.0
 
@@ -129,6 +126,7 @@ class Publisher:
         parcels: int = 4,
         queue_messages: int = 65_536,
         queue_bytes: int = 8 * 1024 * 1024,
+        measured: Callable[[float], None] | None = None,
     ) -> None:
         """Make a lane; it is open only between :meth:`open` and :meth:`close`.
 
@@ -140,6 +138,8 @@ class Publisher:
         :param queue_messages: messages, queued and under way, from which on the lane calls itself congested; at
             four times as many it refuses.
         :param queue_bytes: the same in bytes.
+        :param measured: called with the seconds from a write until it was acknowledged, once for all that is
+            acknowledged together.
         """
         self._reactor = reactor
         self._link = link
@@ -149,9 +149,12 @@ class Publisher:
         self._most_parcels = parcels
         self._queue_messages = queue_messages
         self._queue_bytes = queue_bytes
+        self._measured = measured
         self._queue: deque[_Job | _Many] = deque()
         self._parcels: dict[str, _Parcel] = {}
-        self._singles: dict[str, _Single] = {}
+        self._singles: dict[bytes, _Single] = {}  # by their numbers below their inbox, open while there are any
+        self._single_inbox = ""
+        self._last_single = 0
         self._manys: dict[str, _Many] = {}
         self._singly = 0  # messages under way outside of batches
         self._uncertain: dict[str, bool] = {}
@@ -163,6 +166,11 @@ class Publisher:
         self._open = False
         self._max_payload = 0
         self.congested = False
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Messages that are queued or under way, and their bytes."""
+        return self._held_messages, self._held_bytes
 
     # -- opening and closing
 
@@ -188,8 +196,9 @@ class Publisher:
             self._link.close_inbox(parcel.token)
             for job, _ in parcel.jobs:
                 self._fail(job, away)
+        if singles:
+            self._link.close_inbox(self._single_inbox)
         for single in singles.values():
-            self._link.close_inbox(single.token)
             self._doubt(single.message_id)
             single.result.errback(away)
         for many in manys.values():
@@ -235,6 +244,7 @@ class Publisher:
         *,
         ttl: int | None = None,
         retain: bool = False,
+        tag: str = "",
     ) -> Deferred[Stored]:
         """Store one message and learn its place; see :meth:`IBus.publish_one`."""
         result: Deferred[Stored] = Deferred()
@@ -242,13 +252,13 @@ class Publisher:
         if refusal is not None:
             result.errback(refusal)
             return result
-        run = Run(topic, [payload], qos=qos, ttl=ttl, retain=retain)
+        run = Run(topic, [payload], qos=qos, ttl=ttl, retain=retain, tag=tag)
         head = _head(run)
         private = None
         if message_id is not None:
             private = private_id(topic, message_id)
             head = _with_id(head, private)
-        single = _Single(head, run, self._link.token(), result, private)
+        single = _Single(head, run, result, private)
         self._put(_Job(run, topic_subject(LOG, topic), None, single), 1, single.size)
         return result
 
@@ -357,6 +367,9 @@ class Publisher:
                 else:
                     line = b"PUB %b " % job.subject
                     parts += [b"%b%d\r\n%b\r\n" % (line, len(payload), payload) for payload in payloads]
+                if run.last_tag and job.taken:
+                    head = _head(run, run.last_tag)
+                    parts[-1] = wire.publish(job.subject, payloads[-1], b"", head)
                 live = len(parts) - 1, job, payloads[-1], head
                 continue
             ids = run.message_ids
@@ -384,6 +397,12 @@ class Publisher:
                 ]
             number += len(payloads)
             last = len(parts) - 1
+            if run.last_tag and job.taken:
+                head = _head(run, run.last_tag)
+                subject = b"%b%d.1.$FI" % (reply, number)
+                parts[last] = wire.publish(job.subject, payloads[-1], subject, head)
+                if number == 1:
+                    alone = job, payloads[-1], head
             job.open_parcels += 1
             parcel.jobs.append((job, number))
         parcel.expected = number
@@ -413,10 +432,14 @@ class Publisher:
 
     def _send_single(self, job: _Job, single: _Single, parts: list[bytes]) -> None:
         single.deadline = self._reactor.seconds() + _ANSWER_SECONDS
-        self._singles[single.token] = single
+        if not self._singles:
+            self._single_inbox = self._link.token()
+            self._link.open_inbox(self._single_inbox, self._singles_answered)
+        self._last_single += 1
+        number = b"%d" % self._last_single
+        self._singles[number] = single
         self._singly += 1
-        self._link.open_inbox(single.token, self._single_answered)
-        reply = f"{self._link.inbox}.{single.token}".encode()
+        reply = f"{self._link.inbox}.{self._single_inbox}.".encode() + number
         parts.append(wire.publish(job.subject, job.run.payloads[0], reply, single.head))
 
     def _send_many(self, many: _Many, parts: list[bytes]) -> None:
@@ -482,8 +505,14 @@ class Publisher:
                     confirmed = int(answer.get("count", parcel.expected == 1)) if parcel.expected else 0
                 else:
                     detail = str(error.get("description", "unknown error"))
+            self._measure(parcel.deadline)
             self._settle(parcel, confirmed, detail)
             return
+
+    def _measure(self, deadline: float) -> None:
+        """What was to be acknowledged until ``deadline`` is."""
+        if self._measured is not None:
+            self._measured(self._reactor.seconds() + _ANSWER_SECONDS - deadline)
 
     def _settle(self, parcel: _Parcel, confirmed: int, detail: str) -> None:
         del self._parcels[parcel.token]
@@ -518,24 +547,51 @@ class Publisher:
                 run.recorded = True
             self._stored(runs)
 
-    def _single_answered(self, messages: list[Message]) -> None:
-        message = messages[0]
-        single = self._singles.pop(self._token(message), None)
-        if single is None:
-            return
-        self._link.close_inbox(single.token)
-        self._singly -= 1
+    def _singles_answered(self, messages: list[Message]) -> None:
+        """What became of the single messages that one read tells of."""
+        singles = self._singles
+        start = len(self._link.inbox) + len(self._single_inbox) + 2
+        numbers = [message[1][start:] for message in messages]
+        results = [self._answer(message) for message in messages]
+        answered: list[tuple[_Single, Stored | Refused]] = []
+        for number, result in zip(numbers, results, strict=True):
+            single = singles.pop(number, None)
+            if single is not None:
+                answered.append((single, result))
+        self._singly -= len(answered)
+        if answered:
+            self._measure(answered[0][0].deadline)
+        if not singles:
+            self._link.close_inbox(self._single_inbox)
         self._go_on()
-        result = self._answer(message)
-        if isinstance(result, Stored):
+        try:
+            self._tell_stored(self._fresh(answered))
+        finally:
+            for single, result in answered:
+                if isinstance(result, Stored):
+                    single.result.callback(result)
+                else:
+                    single.result.errback(result)
+            self._release(len(answered), sum(single.size for single, _ in answered))
+
+    def _fresh(self, answered: Sequence[tuple[_Single, Stored | Refused]]) -> list[Run]:
+        """What of single messages is to be delivered now, those on one topic as one run."""
+        groups: list[list[Run]] = []
+        last: Run | None = None
+        for single, result in answered:
+            if not isinstance(result, Stored):
+                continue
             # A duplicate was delivered when it was new, unless its first acknowledgement never came.
             uncertain = single.message_id is not None and self._uncertain.pop(single.message_id, False)
-            if not result.duplicate or uncertain:
-                self._tell_stored([single.run])
-            single.result.callback(result)
-        else:
-            single.result.errback(result)
-        self._release(1, single.size)
+            if result.duplicate and not uncertain:
+                continue
+            run = single.run
+            if last is not None and _alike(last, run):
+                groups[-1].append(run)
+            else:
+                groups.append([run])
+            last = run
+        return [group[0] if len(group) == 1 else _together(group) for group in groups]
 
     def _answer(self, message: Message) -> Stored | Refused:
         """What became of a message that travelled by itself."""
@@ -565,6 +621,7 @@ class Publisher:
                 answers[place] = self._answer(message)
                 many.left -= 1
         if not many.left:
+            self._measure(many.deadline)
             self._end_many(many)
 
     def _end_many(self, many: _Many, reason: str = "") -> None:
@@ -636,14 +693,15 @@ class Publisher:
         self._watch = None
         now = self._reactor.seconds()
         parcels = [parcel for parcel in self._parcels.values() if parcel.deadline <= now]
-        singles = [single for single in self._singles.values() if single.deadline <= now]
+        singles = [(number, single) for number, single in self._singles.items() if single.deadline <= now]
         manys = [many for many in self._manys.values() if many.deadline <= now]
         for parcel in parcels:
             if parcel.token in self._parcels:
                 self._settle(parcel, 0, "no acknowledgement in time")
-        for single in singles:
-            if self._singles.pop(single.token, None) is not None:
-                self._link.close_inbox(single.token)
+        for number, single in singles:
+            if self._singles.pop(number, None) is not None:
+                if not self._singles:
+                    self._link.close_inbox(self._single_inbox)
                 self._singly -= 1
                 self._go_on()
                 self._doubt(single.message_id)
@@ -658,9 +716,24 @@ class Publisher:
             self._watch = self._reactor.callLater(1.0, self._look)
 
 
-def _head(run: Run) -> bytes:
-    """The headers that every message of a run travels with."""
-    return flag_headers(run.qos, run.ttl, run.retain)
+def _head(run: Run, tag: str = "") -> bytes:
+    """The headers that every message of a run travels with.
+
+    :param tag: in place of what each is tagged with.
+    """
+    return flag_headers(run.qos, run.ttl, run.retain, tag or run.tag)
+
+
+def _alike(one: Run, other: Run) -> bool:
+    """Whether two messages may be delivered as one run."""
+    if one.retain or other.retain or one.qos != other.qos or one.ttl != other.ttl:
+        return False
+    return one.topic is other.topic or one.topic == other.topic
+
+
+def _together(runs: Sequence[Run]) -> Run:
+    """Runs of one message each that are alike, as one."""
+    return Run(runs[0].topic, [run.payloads[0] for run in runs], qos=runs[0].qos, ttl=runs[0].ttl)
 
 
 def _too_large(most: int) -> MessageTooLarge:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 
-from flowgate.cli import accounts, links, messages, queues, signing, status
+from flowgate.cli import accounts, billing, links, messages, queues, signing, status
 from flowgate.cli.api import Api, Failed
 
 Command = Callable[[Api, argparse.Namespace], Coroutine[Deferred[Any], Any, None]]
@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     log = command(top, "audit", accounts.audit, "Show what administrators and users did, the newest first.")
     log.add_argument("--user", metavar="USER", help="only what is about this account")
     log.add_argument("--max", type=int, default=100, metavar="N", help="at most so many entries [100]")
+
+    money = command(top, "balance", billing.balance, "Show what a user has used, and change the balance.")
+    money.add_argument("user", metavar="USER")
+    money.add_argument("--add", type=int, metavar="UNITS", help="add units; fewer than 0 take some away")
+    money.add_argument("--id", metavar="ID", help="names the change: the same one is made once [another each time]")
+    money.add_argument("--note", metavar="TEXT", help="what it is for; the user sees it")
 
     signing_keys = commands(top.add_parser("signing-key", help="the keys that sign tokens", parents=[below]))
     command(signing_keys, "list", signing.signing_key_list, "List the keys that verify tokens.")

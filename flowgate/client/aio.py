@@ -84,11 +84,12 @@ class Client:
         :param key: an API key, exchanged for tokens as long as it is good; or else
         :param token: a token, for as long as it is good.
         :param patient: try again as well if there is no gateway at the start.
-        :param unacknowledged: messages that may be under way.
+        :param unacknowledged: messages that may be under way, at least 1.
         :param tls: for ``https`` URLs; if ``None``, the platform's authorities are trusted.
         :param draw: gives a random number from 0 to 1.
         :param entropy: makes so many bytes that nobody can foretell.
-        :raises ValueError: if ``url`` is none, or there is not just one of ``key`` and ``token``.
+        :raises ValueError: if ``url`` is none, there is not just one of ``key`` and ``token``, or ``unacknowledged``
+            is below 1.
         """
         self._tls = tls
         self._timer: asyncio.TimerHandle | None = None
@@ -201,12 +202,8 @@ class Client:
         :raises Unconfirmed: if no answer came within 4 minutes: it may or may not be stored.
         :raises Closed: if the client was closed; also then it may be stored.
         """
-        while wait and self.session.full:
-            room: asyncio.Future[None] = self.loop.create_future()
-            self.session.when_room(_setting(room))
-            await room
         stored: asyncio.Future[Published] = self.loop.create_future()
-        self.session.publish(topic, value, key, _setting(stored), self.seconds())
+        self.session.publish(topic, value, key, _setting(stored), self.seconds(), wait=wait)
         self.driver.turn()
         return await stored
 
@@ -230,6 +227,7 @@ class Client:
         :raises InvalidTopic: if the filter is none.
         :raises InvalidParameter: if ``since`` is no cursor.
         :raises Conflict: if it has topics in common with another subscription of this client.
+        :raises ValueError: if ``buffer`` is below 1.
         """
         return Subscription(self, filter_, since, buffer, on_gap)
 

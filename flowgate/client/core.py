@@ -64,11 +64,13 @@ class Session:
         :param draw: gives a random number from 0 to 1.
         :param name: what the idempotency keys begin with, which no other client may have; up to 64 characters.
         :param patient: whether the first connection is tried for again and again as well.
-        :param unacknowledged: how many messages may be under way.
-        :raises ValueError: if there is not just one of ``key`` and ``token``.
+        :param unacknowledged: how many messages may be under way, at least 1.
+        :raises ValueError: if there is not just one of ``key`` and ``token``, or no message may be under way.
         """
         if (key is None) == (token is None):
             raise ValueError("give an API key or a token, and not both")
+        if unacknowledged < 1:
+            raise ValueError("at least one message may be under way")
         self._key = key
         self._token = token
         self._draw = draw
@@ -295,7 +297,7 @@ class Session:
         if code == _NO_TOKEN:
             self._token = None
         elif code == _TOO_BIG:
-            self._outgoing.fail_largest()
+            self._outgoing.fail_largest(now)
         self._rest(refusal, now)
 
     def _rest(self, reason: Exception, now: float) -> None:
@@ -419,42 +421,39 @@ class Session:
 
     # -- for the caller
 
-    @property
-    def full(self) -> bool:
-        """Whether as much is under way as may be."""
-        return self._phase is not _Phase.ENDED and self._outgoing.full
-
-    def when_room(self, done: Done) -> None:
-        """Have ``done`` called once, when there is room for messages again, or all is over."""
-        self._outgoing.when_room(done)
-
-    def publish(self, topic: str, value: object, key: str | None, done: Done, now: float) -> None:
+    def publish(
+        self, topic: str, value: object, key: str | None, done: Done, now: float, *, wait: bool = False
+    ) -> None:
         """Publish a message.
 
         :param value: what orjson can write.
         :param key: the idempotency key, 1 to 128 printable characters; one is made up for ``None``.
         :param done: called with a :class:`~flowgate.client.values.Published`, or with an exception.
-        :raises Full: if as much is under way as may be.
+        :param wait: if as much is under way as may be, take the message all the same, to be sent in its turn.
+        :raises Full: if as much is under way as may be, and ``wait`` is false.
         :raises InvalidJson: if the value, or the topic, cannot be written in JSON.
         :raises InvalidParameter: if the key is none.
         :raises Exception: the one with which the client has ended.
         """
         if self._phase is _Phase.ENDED:
             raise self._why()
-        self._outgoing.add(topic, value, key, done, now)
+        self._outgoing.add(topic, value, key, done, now, wait)
         self._shed()
 
     def subscribe(self, filter_: str, since: str | None, bound: int, owner: ref[object] | None = None) -> Stream:
         """Subscribe.
 
         :param since: a cursor, or ``earliest``, to begin with history; ``None`` for what is new.
-        :param bound: messages that may wait for their reader.
+        :param bound: messages that may wait for their reader, at least 1.
         :param owner: the reader; the subscription ends when that is gone.
         :raises InvalidTopic: if the filter is none.
         :raises InvalidParameter: if ``since`` is no cursor.
         :raises Conflict: if it shares topics with another subscription of this client.
+        :raises ValueError: if ``bound`` is none.
         :raises Exception: the one with which the client has ended.
         """
+        if bound < 1:
+            raise ValueError("at least one message may wait for its reader")
         if self._phase is _Phase.ENDED:
             raise self._why()
         stream = Stream(filter_, since, bound, owner)

@@ -39,7 +39,7 @@ class _Message:
 
 
 class Outgoing:
-    """All messages under way, in the order in which they were published."""
+    """All messages under way, in the order in which they were published; behind them those that wait for room."""
 
     def __init__(self, link: Link, name: str, bound: int) -> None:
         """Be ready.
@@ -52,14 +52,13 @@ class Outgoing:
         self._bound = bound
         self._messages: dict[int, _Message] = {}
         self._bytes = 0
-        self._waiting: deque[Done] = deque()
+        self._waiting: deque[tuple[int, _Message]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._messages)
 
     @property
-    def full(self) -> bool:
-        """Whether as much is under way as may be."""
+    def _full(self) -> bool:
         return len(self._messages) >= self._bound or self._bytes >= UNACKNOWLEDGED_BYTES
 
     @property
@@ -69,13 +68,10 @@ class Outgoing:
         first = next(iter(self._messages.values()), None)
         return None if first is None or first.sent is None else first.sent + KEY_SECONDS
 
-    def when_room(self, done: Done) -> None:
-        """Have ``done`` called once, when half of the room is free; who calls this waits in its own memory."""
-        self._waiting.append(done)
-
-    def add(self, topic: str, value: object, key: str | None, done: Done, now: float) -> None:
+    def add(self, topic: str, value: object, key: str | None, done: Done, now: float, wait: bool) -> None:
         """Publish a message; see :meth:`flowgate.client.core.Session.publish`."""
-        if self.full:
+        full = self._full or bool(self._waiting)
+        if full and not wait:
             raise Full(f"{len(self._messages)} messages are not acknowledged yet")
         if key is not None and (not 1 <= len(key) <= _KEY_LENGTH or not key.isprintable()):
             raise InvalidParameter(f"a key is 1 to {_KEY_LENGTH} printable characters")
@@ -85,10 +81,17 @@ class Outgoing:
             data = orjson.dumps({**frame, "key": f"{self._name}-{number}" if key is None else key})
         except TypeError as error:  # orjson.JSONEncodeError is one
             raise InvalidJson(f"the message cannot be written in JSON: {error}") from None
-        self._messages[number] = _Message(topic, data, key is not None, done)
-        self._bytes += len(data)
+        message = _Message(topic, data, key is not None, done)
+        if full:
+            self._waiting.append((number, message))  # their bound is how many calls wait, which hold the values too
+        else:
+            self._take(number, message, now)
+
+    def _take(self, number: int, message: _Message, now: float) -> None:
+        self._messages[number] = message
+        self._bytes += len(message.frame)
         if self._link.is_open:
-            self._send(self._messages[number], now)
+            self._send(message, now)
 
     def _send(self, message: _Message, now: float) -> None:
         message.due = False
@@ -113,24 +116,20 @@ class Outgoing:
             return False
         if refusal is None:
             duplicate = message.chosen and frame.get("duplicate") is True
-            self._settle(number, Published(str(frame["cursor"]), message.topic, duplicate))
+            self._settle(number, Published(str(frame["cursor"]), message.topic, duplicate), now)
         elif refusal.code in _COME_AGAIN:
             message.due = True
             self._link.retry(refusal, now)
         else:
-            self._settle(number, refusal)
+            self._settle(number, refusal, now)
         return True
 
-    def _settle(self, number: int, result: object) -> None:
+    def _settle(self, number: int, result: object, now: float) -> None:
         message = self._messages.pop(number)
         self._bytes -= len(message.frame)
         self._link.tell(message.done, result)
-        if len(self._messages) <= self._bound // 2 and self._bytes <= UNACKNOWLEDGED_BYTES // 2:
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            self._link.tell(self._waiting.popleft())
+        while self._waiting and not self._full:
+            self._take(*self._waiting.popleft(), now)
 
     def give_up(self, now: float) -> None:
         """Fail what was sent so long ago that to send it again could store it twice."""
@@ -138,18 +137,18 @@ class Outgoing:
             number, message = next(iter(self._messages.items()))
             if message.sent is None or now < message.sent + KEY_SECONDS:
                 return
-            self._settle(number, Unconfirmed("the message may or may not be stored: no answer came in time"))
+            self._settle(number, Unconfirmed("the message may or may not be stored: no answer came in time"), now)
 
-    def fail_largest(self) -> None:
+    def fail_largest(self, now: float) -> None:
         """The gateway does not take frames of some size: the largest one that it was sent is to blame."""
         sent = [number for number, message in self._messages.items() if message.sent is not None]
         if sent:
-            self._settle(max(sent, key=lambda number: len(self._messages[number].frame)), MessageTooLarge())
+            self._settle(max(sent, key=lambda number: len(self._messages[number].frame)), MessageTooLarge(), now)
 
     def end(self, why: Exception) -> None:
-        """Fail all that is under way."""
-        for message in self._messages.values():
+        """Fail all that is under way, or waits for room."""
+        for message in (*self._messages.values(), *(message for _, message in self._waiting)):
             self._link.tell(message.done, why)
         self._messages.clear()
+        self._waiting.clear()
         self._bytes = 0
-        self._wake()

@@ -91,13 +91,14 @@ class Client:
         :param key: an API key, exchanged for tokens as long as it is good; or else
         :param token: a token, for as long as it is good.
         :param patient: try again as well if there is no gateway at the start.
-        :param unacknowledged: messages that may be under way.
+        :param unacknowledged: messages that may be under way, at least 1.
         :param reactor: the global one, if it is not given.
         :param tls: makes the TLS connections; if ``None``, the platform's authorities are trusted.
         :param endpoint: makes the endpoint to connect to; if ``None``, the host and port of ``url``.
         :param draw: gives a random number from 0 to 1.
         :param entropy: makes so many bytes that nobody can foretell.
-        :raises ValueError: if ``url`` is none, or there is not just one of ``key`` and ``token``.
+        :raises ValueError: if ``url`` is none, there is not just one of ``key`` and ``token``, or ``unacknowledged``
+            is below 1.
         """
         if reactor is None:
             from twisted.internet import reactor
@@ -230,12 +231,8 @@ class Client:
         return Deferred.fromCoroutine(self._publish(topic, value, key, wait))
 
     async def _publish(self, topic: str, value: object, key: str | None, wait: bool) -> Published:
-        while wait and self.session.full:
-            room: Deferred[None] = Deferred()
-            self.session.when_room(_firing(room))
-            await room
         stored: Deferred[Published] = Deferred()
-        self.session.publish(topic, value, key, _firing(stored), self.seconds())
+        self.session.publish(topic, value, key, _firing(stored), self.seconds(), wait=wait)
         self.driver.turn()
         return await stored
 

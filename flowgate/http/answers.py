@@ -24,30 +24,34 @@ class Answer:
 
     :ivar content_type: ``None`` for an answer without a body.
     :ivar headers: beyond those that every answer has.
+    :ivar refused: the code of the refusal that it tells of, for the count.
     """
 
     status: int
     body: bytes = b""
     content_type: bytes | None = JSON
     headers: Headers = ()
+    refused: str = ""
 
 
 Handler = Callable[..., Awaitable["Answer | None"]]
 """Takes the request and the parts of its path; gives ``None`` if it has sent the answer itself."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class Route:
     """A method and a path (in Werkzeug's syntax) with who answers it.
 
     :ivar brief: whether the handler waits for nothing but the bus, and has asked it before it waits: then requests of
         one connection may be begun beside each other, and are answered also if the client has ended its side.
+    :ivar protocol: under which its refusals are counted.
     """
 
     method: str
     path: str
     handler: Handler
     brief: bool = False
+    protocol: str = "http"
 
 
 def json_answer(value: object, status: int = 200, headers: Headers = ()) -> Answer:
@@ -58,7 +62,7 @@ def json_answer(value: object, status: int = 200, headers: Headers = ()) -> Answ
 def problem_answer(refusal: Refused, request_id: str) -> Answer:
     """The answer to a request that is refused."""
     body = orjson.dumps(problem(refusal, request_id), default=str)
-    return Answer(refusal.status, body, PROBLEM_JSON, problem_headers(refusal))
+    return Answer(refusal.status, body, PROBLEM_JSON, problem_headers(refusal), refusal.code)
 
 
 def wrong_method(request: Request, allowed: str) -> Answer:
@@ -72,4 +76,6 @@ NO_CONTENT = Answer(204, content_type=None)
 
 def send(request: Request, answer: Answer) -> None:
     """Send a whole answer, if there is still somebody who waits for it."""
+    if answer.refused:
+        request.refused = answer.refused
     request.answer(answer.status, answer.headers, answer.content_type, answer.body)

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from klein import Klein
+from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +22,7 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from flowgate.errors import BusUnavailable, Internal, InvalidParameter, NotFound, Refused
-from flowgate.http.answers import Answer, Handler, Route, problem_answer, send, wrong_method
+from flowgate.http.answers import Answer, Route, problem_answer, send, wrong_method
 from flowgate.http.calls import Call
 from flowgate.http.paths import Paths
 from flowgate.http.request import Request
@@ -54,10 +56,11 @@ class _TopicConverter(BaseConverter):
     part_isolating = False
 
 
-async def respond(request: Request, handler: Handler, parts: dict[str, Any]) -> None:
-    """Call a handler and send its answer, or the problem that it met."""
+async def respond(request: Request, route: Route, parts: dict[str, Any]) -> None:
+    """Call a route's handler and send its answer, or the problem that it met."""
+    request.route = route
     try:
-        answer = await handler(request, **parts)
+        answer = await route.handler(request, **parts)
     except CancelledError:
         # The client has gone; or somebody below was cancelled because this node stops.
         answer = problem_answer(BusUnavailable(), request.request_id)
@@ -73,10 +76,10 @@ async def respond(request: Request, handler: Handler, parts: dict[str, Any]) -> 
         send(request, answer)
 
 
-def _endpoint(handler: Handler) -> Callable[..., Deferred[None]]:
+def _endpoint(route: Route) -> Callable[..., Deferred[None]]:
     def endpoint(request: IRequest, **parts: Any) -> Deferred[None]:
         assert isinstance(request, Request)
-        return Deferred.fromCoroutine(respond(request, handler, parts))
+        return Deferred.fromCoroutine(respond(request, route, parts))
 
     return endpoint
 
@@ -97,7 +100,7 @@ def make_klein(routes: Iterable[Route]) -> Klein:
     app.url_map.strict_slashes = False
     for route in routes:
         name = f"{route.method} {route.path}"
-        app.route(route.path, methods=[route.method], endpoint=name)(_endpoint(route.handler))
+        app.route(route.path, methods=[route.method], endpoint=name)(_endpoint(route))
     app.handle_errors(HTTPException)(_not_routed)
     return app
 
@@ -118,10 +121,15 @@ class Root(Resource):
     ) -> None:
         super().__init__()
         self._paths = Paths(routes)
-        self._klein = make_klein(routes).resource()
+        self._routes = routes
         self._websockets = websockets
         self._draining = draining
         self.brief = frozenset((route.method.encode(), route.path.encode()) for route in routes if route.brief)
+
+    @cached_property
+    def _klein(self) -> KleinResource:
+        # To compile its rules takes longer than all else that is done to make a site.
+        return make_klein(self._routes).resource()
 
     def render(self, request: Request) -> Any:
         if self._draining():

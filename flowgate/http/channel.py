@@ -98,7 +98,7 @@ class _Output(Outbox):
 
     def __init__(self, channel: Channel) -> None:
         self._stalled = channel.fallen_behind
-        super().__init__(cast(Sink, channel.transport), _NO_TURN, sys.maxsize)
+        super().__init__(cast(Sink, channel.transport), _NO_TURN, sys.maxsize, channel.site.requests.sent)
         self.drained = channel.caught_up
 
     @property
@@ -148,6 +148,7 @@ class Channel(Protocol):
     # -- requests
 
     def dataReceived(self, data: bytes) -> None:
+        self.site.requests.received.value += len(data)
         if not self._closing:
             self._reader.feed(data)
             self._proceed()
@@ -217,6 +218,9 @@ class Channel(Protocol):
     def _look_ahead(self) -> None:
         """See to what is awaited now, and how long."""
         reader = self._reader
+        if self._calls and not (self._dropping or self._paused or reader.waiting):
+            self._deadline = None  # the most frequent case
+            return
         if self._dropping:
             self._drop()
         elif self._calls:

@@ -43,6 +43,9 @@ class Credentials:
         :raises InvalidToken: if it is wrong, expired or revoked.
         :raises MalformedCredentials: if it cannot be read, or came in two ways.
         """
+        head = request.head
+        if query_token is None and head.bearer is not None:
+            return self._tokens.verify(head.bearer)
         scheme, token = authorization(request)
         if query_token is not None:
             if scheme:
@@ -52,4 +55,6 @@ class Credentials:
             raise MissingToken("a token is required: Authorization: Bearer <token>")
         if not token.isascii():
             raise InvalidToken()
+        if query_token is None:
+            head.bearer = token  # heads are read once and then known
         return self._tokens.verify(token)

@@ -1,4 +1,4 @@
-"""``/healthz``, ``/readyz``, ``/metrics``, and the root that points to everything."""
+"""``/healthz``, ``/readyz``, and the root that points to everything."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flowgate.http.request import Request
 
 LINKS = {
     "docs": "/docs",
+    "dashboard": "/dashboard/",
     "openapi": "/openapi.json",
     "asyncapi": "/asyncapi.json",
     "token": "/token/",
@@ -31,23 +32,6 @@ LINKS = {
 }
 """Where everything is."""
 
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-
-
-def metrics_text(counts: dict[tuple[str, str], int], gauges: dict[str, int]) -> str:
-    """Counters by name and label, and gauges, in Prometheus's text format 0.0.4."""
-    lines: list[str] = []
-    for name, value in sorted(gauges.items()):
-        lines += (f"# TYPE flowgate_{name} gauge", f"flowgate_{name} {value}")
-    last = ""
-    for (name, label), count in sorted(counts.items()):
-        if name != last:
-            lines.append(f"# TYPE flowgate_{name}_total counter")
-            last = name
-        labels = f'{{kind="{label.translate(_ESCAPES)}"}}' if label else ""
-        lines.append(f"flowgate_{name}_total{labels} {count}")
-    return "\n".join(lines) + "\n"
-
 
 async def welcome(request: Request) -> Answer:
     """Say what this is, and where to go on."""
@@ -66,7 +50,6 @@ class Health:
             Route("GET", "/", welcome),
             Route("GET", "/healthz", self.alive, brief=True),
             Route("GET", "/readyz", self.ready, brief=True),
-            Route("GET", "/metrics", self.metrics, brief=True),
         ]
 
     async def alive(self, request: Request) -> Answer:
@@ -78,12 +61,3 @@ class Health:
         if not self._gateway.available:
             raise BusUnavailable()
         return json_answer({"status": "ready"})
-
-    async def metrics(self, request: Request) -> Answer:
-        gauges = {
-            "connections": len(self._gateway.connections),
-            "bus_available": int(self._gateway.available),
-            **self._gateway.meter.gauges(),
-        }
-        text = metrics_text(self._gateway.meter.counts(), gauges)
-        return Answer(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")

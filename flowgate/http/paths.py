@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from flowgate.http.answers import Handler, Route
+from flowgate.http.answers import Route
 
 _PART = re.compile(r"<([a-z_]+)>\Z")
 
@@ -19,13 +19,13 @@ class _Step:
 
     :ivar below: what comes next, by the segment.
     :ivar any: what comes next for every other segment.
-    :ivar handler: who answers the path that ends here, or ``None``.
+    :ivar route: of the path that ends here, or ``None``.
     :ivar names: the names of that path's parts.
     """
 
     below: dict[bytes, _Step] = attrs.field(factory=dict)
     any: _Step | None = None
-    handler: Handler | None = None
+    route: Route | None = None
     names: tuple[str, ...] = ()
 
 
@@ -37,7 +37,7 @@ class Paths:
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._whole: dict[tuple[bytes, bytes], tuple[Handler, dict[str, str]]] = {}
+        self._whole: dict[tuple[bytes, bytes], tuple[Route, dict[str, str]]] = {}
         self._first: dict[bytes, _Step] = {}
         for route in routes:
             self._add(route)
@@ -55,12 +55,12 @@ class Paths:
                 step.any = step.any or _Step()
                 step = step.any
         if not any(parts):
-            self._whole[route.method.encode(), route.path.encode()] = (route.handler, {})
-        step.handler = route.handler
+            self._whole[route.method.encode(), route.path.encode()] = (route, {})
+        step.route = route
         step.names = tuple(part[1] for part in parts if part)
 
-    def find(self, method: bytes, path: bytes) -> tuple[Handler, dict[str, str]] | None:
-        """Who answers, and the parts of the path; ``None`` if Klein has to be asked.
+    def find(self, method: bytes, path: bytes) -> tuple[Route, dict[str, str]] | None:
+        """The route, and the parts of the path; ``None`` if Klein has to be asked.
 
         A segment is decoded after the path was divided: an encoded slash is a part of it.
         """
@@ -82,6 +82,6 @@ class Paths:
                 except UnicodeDecodeError:
                     return None
             step = following
-        if step.handler is None:
+        if step.route is None:
             return None
-        return step.handler, dict(zip(step.names, values, strict=True))
+        return step.route, dict(zip(step.names, values, strict=True))

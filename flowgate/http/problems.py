@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flowgate.errors import InsufficientScope, InvalidParameter, InvalidToken, MissingToken, Refused
+from functools import lru_cache
+
+from flowgate.errors import InsufficientScope, InvalidParameter, InvalidToken, MissingToken, RateLimited, Refused
+from flowgate.limits import Standing
 
 PROBLEM_JSON = b"application/problem+json"
 
@@ -22,6 +25,10 @@ _CHALLENGES: tuple[tuple[type[Refused], str], ...] = (
 )
 
 
+_UNITS = {"bytes": ';qu="content-bytes"'}
+"""What a policy counts, by its name, if that is not the usual one: requests, of which each message is one."""
+
+
 def problem(refusal: Refused, request_id: str) -> dict[str, object]:
     """The problem document for a refusal, as a JSON object."""
     return {
@@ -36,8 +43,20 @@ def problem(refusal: Refused, request_id: str) -> dict[str, object]:
     }
 
 
+@lru_cache(maxsize=1000)  # those who publish a lot are told the same again and again
+def rate_headers(standings: tuple[Standing, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10 sections 3 and 4)."""
+    if not standings:
+        return ()
+    policies = ", ".join(
+        f'"{one.policy}";q={one.quota}{_UNITS.get(one.policy, "")};w={one.window}' for one in standings
+    )
+    limits = ", ".join(f'"{one.policy}";r={one.remaining};t={one.reset}' for one in standings)
+    return (b"RateLimit-Policy", policies.encode()), (b"RateLimit", limits.encode())
+
+
 def problem_headers(refusal: Refused) -> tuple[tuple[bytes, bytes], ...]:
-    """``WWW-Authenticate`` and ``Retry-After``, where the refusal has them."""
+    """``WWW-Authenticate``, ``Retry-After`` and the fields of rates, where the refusal has them."""
     headers: list[tuple[bytes, bytes]] = []
     for kind, challenge in _CHALLENGES:
         if isinstance(refusal, kind):
@@ -45,4 +64,6 @@ def problem_headers(refusal: Refused) -> tuple[tuple[bytes, bytes], ...]:
             break
     if refusal.retry_after is not None:
         headers.append((b"Retry-After", b"%d" % refusal.retry_after))
+    if isinstance(refusal, RateLimited):
+        headers += rate_headers(refusal.standings)
     return tuple(headers)

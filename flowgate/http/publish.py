@@ -10,7 +10,7 @@ from flowgate.auth.permissions import Principal
 from flowgate.errors import InvalidParameter, MissingField, Refused
 from flowgate.gateway import Gateway, Post
 from flowgate.gateway import Route as TopicRoute
-from flowgate.http.answers import Answer, Route
+from flowgate.http.answers import Answer, Headers, Route
 from flowgate.http.bodies import (
     Members,
     check_known,
@@ -22,7 +22,7 @@ from flowgate.http.bodies import (
     read_query,
 )
 from flowgate.http.credentials import Credentials
-from flowgate.http.problems import problem
+from flowgate.http.problems import problem, rate_headers
 from flowgate.http.request import Request
 from flowgate.message import Stored
 from flowgate.payloads import from_json
@@ -35,6 +35,7 @@ TEXT = b"text/plain"
 BYTES = b"application/octet-stream"
 
 _KNOWN_ROUTES = 1000
+_LEAST_MEMBERS = {"topic", "message"}
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -53,24 +54,28 @@ def idempotency_key(request: Request) -> str | None:
     return key.decode()
 
 
+def _rates(route: TopicRoute) -> Headers:
+    """Where the publisher stands with its rates, if it has any."""
+    return rate_headers(route.allowance.standings())
+
+
 class _Routes:
     """Where names lead, remembered for those who publish again and again."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._known: dict[tuple[int, str], tuple[Principal, TopicRoute]] = {}
+        self._known: dict[tuple[int, str], tuple[Principal, TopicRoute, bytes]] = {}
 
-    def find(self, principal: Principal, name: str) -> TopicRoute:
-        """See :meth:`Gateway.route`."""
+    def find(self, principal: Principal, name: str) -> tuple[TopicRoute, bytes]:
+        """See :meth:`Gateway.route`; with the name as JSON."""
         # By identity: the entry keeps the principal, so nobody else has its number meanwhile.
         known = self._known.get((id(principal), name))
-        if known is not None:
-            return known[1]
-        route = self._gateway.route(principal, name)
-        if len(self._known) >= _KNOWN_ROUTES:
-            self._known.clear()
-        self._known[id(principal), name] = (principal, route)
-        return route
+        if known is None:
+            known = principal, self._gateway.route(principal, name), orjson.dumps(name)
+            if len(self._known) >= _KNOWN_ROUTES:
+                self._known.clear()
+            self._known[id(principal), name] = known
+        return known[1:]
 
 
 class Publishing:
@@ -80,7 +85,8 @@ class Publishing:
         self._gateway = gateway
         self._credentials = credentials
         self._routes = _Routes(gateway)
-        self._counted = gateway.meter.counter("messages_in", "http")
+        self._counted = gateway.meter.counter("messages_received", "http")
+        self._took = gateway.meter.histogram("publish_duration_seconds", "http")
 
     def routes(self) -> list[Route]:
         return [
@@ -95,19 +101,20 @@ class Publishing:
             query = read_query(request)
             if "topic" not in query:
                 raise MissingField("the parameter 'topic' is missing: with this content type it is in the query")
-            name = query["topic"][0]
-            post = self._plain(request, kind, query, self._routes.find(principal, name))
+            route, shown = self._routes.find(principal, query["topic"][0])
+            post = self._plain(request, kind, query, route)
         else:
             members = read_object(request)
             if b"?" in request.uri:
                 check_known(read_query(request), (), "parameter")  # a topic there is meant for another content type
-            name = Members(members).text("topic")
-            post = self._read(members, self._routes.find(principal, name))
+            route, shown = self._routes.find(principal, Members(members).text("topic"))
+            post = self._read(members, route)
         key = idempotency_key(request)
         self._gateway.meter.account(principal.home).received += 1
         self._counted.value += 1
         stored = await self._gateway.publish(post.route, post.payload, message_id=key, ttl=post.ttl, retain=post.retain)
-        return Answer(200, self._result(orjson.dumps(name), stored))
+        self._took.observe(request.seconds())
+        return Answer(200, self._result(shown, stored), headers=_rates(post.route))
 
     def _plain(self, request: Request, kind: bytes, query: dict[str, list[str]], route: TopicRoute) -> Post:
         """A message that is the body as it is."""
@@ -129,7 +136,8 @@ class Publishing:
     def _read(self, members: dict[str, object], route: TopicRoute, key: str | None = None) -> Post:
         """A message as JSON has it."""
         body = Members(members)
-        body.only("topic", "message", "ttl", "retain")
+        if members.keys() != _LEAST_MEMBERS:
+            body.only("topic", "message", "ttl", "retain")
         payload = from_json(body.value("message"))
         self._gateway.check_size(len(payload))
         if len(members) == 2:
@@ -156,7 +164,7 @@ class Publishing:
                 name = Members(entry).text("topic")
                 found = known.get(name)
                 if found is None:
-                    found = known[name] = self._routes.find(principal, name), orjson.dumps(name)
+                    found = known[name] = self._routes.find(principal, name)
                 posts.append(self._read(entry, found[0], None if key is None else f"{key}\t{index}"))
                 shown.append(found[1])
             except Refused as refusal:
@@ -167,13 +175,16 @@ class Publishing:
         refused = [answer for answer in answers if isinstance(answer, Refused)]
         if len(refused) == len(posts) and len({refusal.code for refusal in refused}) == 1:
             raise refused[0]  # nothing at all was stored: then the answer is no success either
+        self._took.observe(request.seconds(), len(posts) - len(refused))
+        for one in refused:
+            self._gateway.meter.add("refusals", ("http", one.code))
         results = [
             orjson.dumps({"error": problem(answer, request.request_id)}, default=str)
             if isinstance(answer, Refused)
             else self._result(name_shown, answer)
             for name_shown, answer in zip(shown, answers, strict=True)
         ]
-        return Answer(200, b'{"results":[%b]}' % b",".join(results))
+        return Answer(200, b'{"results":[%b]}' % b",".join(results), headers=_rates(posts[0].route))
 
     def _result(self, name: bytes, stored: Stored) -> bytes:
         """What a client is told of a stored message; ``name`` is its topic, as JSON, as the client wrote it."""

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from flowgate.allowances import FREE, Allowance
 from flowgate.auth.permissions import Principal
 from flowgate.errors import InvalidParameter, MissingField, NotFound, Refused
-from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer, wrong_method
+from flowgate.http.answers import NO_CONTENT, Answer, Headers, Route, json_answer, wrong_method
 from flowgate.http.bodies import Members, query_integer, read_object
 from flowgate.http.credentials import Credentials
+from flowgate.http.problems import rate_headers
 from flowgate.http.publish import idempotency_key
 from flowgate.http.queue_access import QueueAccess, one_value, optional_members
 from flowgate.http.queue_values import MESSAGE, read_message, required, shown_message, shown_sent, whole
@@ -85,7 +86,7 @@ class QueueMessages:
         (sent,) = await self._send(principal, name, [message], may_create)
         if isinstance(sent, Refused):
             raise sent
-        return json_answer(shown_sent(sent), 200 if sent.duplicate else 201)
+        return json_answer(shown_sent(sent), 200 if sent.duplicate else 201, self._rates(principal))
 
     async def send_batch(self, request: Request, name: str) -> Answer:
         principal = self._access.admit(request, name, "send")
@@ -108,7 +109,11 @@ class QueueMessages:
                 failed.append(_failed(id_, result))
             else:
                 successful.append({"id": id_, **shown_sent(result, "message_id")})
-        return json_answer({"successful": successful, "failed": failed})
+        return json_answer({"successful": successful, "failed": failed}, headers=self._rates(principal))
+
+    def _rates(self, principal: Principal) -> Headers:
+        """Where the sender stands with its rates, if it has any."""
+        return rate_headers(self._allowance(principal).standings())
 
     def _send(
         self, principal: Principal, name: str, messages: Sequence[Outgoing], may_create: bool

@@ -28,6 +28,7 @@ from flowgate.http.problems import PROBLEM_JSON, problem, problem_headers
 from flowgate.http.wire import Head
 
 if TYPE_CHECKING:
+    from flowgate.http.answers import Route
     from flowgate.http.channel import Channel
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
@@ -44,6 +45,9 @@ class Request(server.Request):
     :ivar cancel: called, if it is set, when the client has gone before it was answered.
     :ivar held: what waits until the requests before this one are answered.
     :ivar refusal: why it is answered without anybody being asked.
+    :ivar began: when all of it had come, in the clock's seconds.
+    :ivar route: who answers it, once that is found.
+    :ivar refused: the code of the refusal that it is answered with.
     """
 
     defaultContentType = None
@@ -51,12 +55,15 @@ class Request(server.Request):
     cancel: Callable[[], object] | None = None
     gone = False
     refusal: Refused | None = None
+    route: Route | None = None
+    refused = ""
     _headers: Headers | None = None
     _id = ""
     _waiting: list[Deferred[None]] | None = None
 
     def __init__(self, channel: Channel, head: Head, body: bytes) -> None:
         self.channel = channel
+        self.began = channel.site.clock.seconds()
         self.head = head
         self.method = head.method
         self.uri = head.uri
@@ -64,6 +71,10 @@ class Request(server.Request):
         self.closes = not head.persistent
         self.held: list[bytes] = []
         self._body = body
+
+    def seconds(self) -> float:
+        """How long ago all of it had come."""
+        return self.channel.site.clock.seconds() - self.began
 
     # -- what was asked
 
@@ -159,7 +170,9 @@ class Request(server.Request):
         for name, value in fields:
             if name.lower() in _GENERAL_NAMES:
                 break
-            lines += b"%b: %b\r\n" % (name, value if value.isalnum() else _LINE_ENDS.sub(b" ", value))
+            if b"\n" in value or b"\r" in value:
+                value = _LINE_ENDS.sub(b" ", value)
+            lines += b"%b: %b\r\n" % (name, value)
         else:
             if self._headers is None and not self.startedWriting:
                 self._answer(status, lines, content_type, body)
@@ -193,10 +206,12 @@ class Request(server.Request):
             body = b""
         self.startedWriting = 1
         self.code = status
+        channel.site.requests.answered(self, status)
         self._end(b"%bX-Request-Id: %b\r\n%b%b%b" % (heading, self.request_id.encode(), lines, ending, body))
 
     def refuse(self, refusal: Refused) -> None:
         """Answer with the problem that a refusal is."""
+        self.refused = refusal.code
         body = orjson.dumps(problem(refusal, self.request_id), default=str)
         self.answer(refusal.status, problem_headers(refusal), PROBLEM_JSON, body)
 
@@ -238,6 +253,7 @@ class Request(server.Request):
 
     def _begin(self) -> bytes:
         """The head of an answer that comes in parts, or that has header fields of its own."""
+        self.channel.site.requests.answered(self, self.code)
         headers = self.responseHeaders
         if not headers.hasHeader(b"Content-Length") and self.method != b"HEAD" and self.code not in NO_BODY_CODES:
             if self.head.old:

@@ -15,10 +15,15 @@ from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from flowgate.auth.keys import Keyring
+from flowgate.auth.accounts import Accounts
+from flowgate.auth.keys import ApiKey
 from flowgate.auth.tokens import TokenService
 from flowgate.gateway import Gateway
-from flowgate.http.admin import Administration
+from flowgate.http.admin.access import AdminAccess
+from flowgate.http.admin.audit import AuditLog
+from flowgate.http.admin.keys import KeyAdministration
+from flowgate.http.admin.shares import ShareAdministration
+from flowgate.http.admin.users import UserAdministration
 from flowgate.http.answers import Route
 from flowgate.http.app import Root
 from flowgate.http.channel import Channel
@@ -28,6 +33,7 @@ from flowgate.http.documents import Documents
 from flowgate.http.headings import Headings
 from flowgate.http.health import Health
 from flowgate.http.history import HistoryPages
+from flowgate.http.measuring import Requests
 from flowgate.http.publish import Publishing
 from flowgate.http.queues import QueueCalls
 from flowgate.http.retained import RetainedMessages
@@ -36,30 +42,42 @@ from flowgate.http.tokens import TokenEndpoint
 from flowgate.http.topics import TopicList
 from flowgate.http.wire import Heads
 from flowgate.limits import Limits
+from flowgate.metering import Meter
 from flowgate.queues.service import Queues
 from flowgate.timers import Wheel
 
 
 @implementer(IProtocolNegotiationFactory)
 class FlowGateSite(Factory):
-    """Makes the connections of HTTP; no access log, because tokens may stand in URLs.
+    """Makes the connections of HTTP.
 
     :ivar resource: what answers every request.
     :ivar brief: the methods and paths of requests that wait for nothing but the bus.
     :ivar limits: what a connection may send and how long it may take.
     :ivar heads: the heads of requests that are known already.
     :ivar headings: what answers begin with.
+    :ivar requests: measures them.
     """
 
     noisy = False
 
-    def __init__(self, root: Root, limits: Limits, clock: IReactorTime, wheel: Wheel, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        root: Root,
+        limits: Limits,
+        clock: IReactorTime,
+        wheel: Wheel,
+        now: Callable[[], float],
+        requests: Requests | None = None,
+    ) -> None:
         """Make a site.
 
         :param clock: the reactor.
         :param wheel: for time-outs.
         :param now: seconds since 1970 UTC.
+        :param requests: measures requests.
         """
+        self.requests = Requests(Meter()) if requests is None else requests
         self.resource = root
         self.brief = root.brief
         self.limits = limits
@@ -68,11 +86,11 @@ class FlowGateSite(Factory):
         self.heads = Heads()
         self.headings = Headings(now)
         self._node = uuid4().hex[:16]
-        self._requests = count(1)
+        self._numbers = count(1)
 
     def new_id(self) -> str:
         """An identifier for a request that brought none."""
-        return f"{self._node}{next(self._requests):016x}"
+        return f"{self._node}{next(self._numbers):016x}"
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:
         return Channel(self)
@@ -84,7 +102,7 @@ class FlowGateSite(Factory):
 def make_site(
     gateway: Gateway,
     tokens: TokenService,
-    keyring: Keyring,
+    accounts: Accounts,
     queues: Queues,
     admin_token: str,
     websockets: Mapping[bytes, IResource],
@@ -96,6 +114,8 @@ def make_site(
     *,
     mqtt: Callable[[], MqttDoor | None] = lambda: None,
     draw: Callable[[], float] = random,
+    log_requests: bool = False,
+    take_token: Callable[[ApiKey], None] = lambda _: None,
 ) -> FlowGateSite:
     """Make the factory of HTTP connections.
 
@@ -107,20 +127,26 @@ def make_site(
     :param further: routes of other protocols over HTTP.
     :param mqtt: where MQTT is spoken over TCP, once that is known.
     :param draw: a number from 0 to 1, at random.
+    :param log_requests: whether each request has a line in the log.
+    :param take_token: counts a token that a key is exchanged for; raises if that is one too many.
     """
-    credentials = Credentials(tokens)
+    credentials, access = Credentials(tokens), AdminAccess(admin_token)
     rooms: tuple[Any, ...] = (
         Health(gateway, draining),
-        TokenEndpoint(tokens, keyring),
+        TokenEndpoint(tokens, accounts.keyring, now, take_token),
         Publishing(gateway, credentials),
         Subscribing(gateway, credentials, wheel, clock, now, draining, draw),
         HistoryPages(gateway, credentials),
         TopicList(gateway, credentials),
         RetainedMessages(gateway, credentials),
-        QueueCalls(queues, credentials),
-        Administration(keyring, admin_token),
+        QueueCalls(queues, credentials, gateway.allowances.of),
+        UserAdministration(accounts, access),
+        KeyAdministration(accounts, access),
+        ShareAdministration(accounts, access),
+        AuditLog(accounts.audit, access),
         Documents(gateway.limits, mqtt),
     )
     routes = {(route.method, route.path): route for room in rooms for route in room.routes()}
     routes.update(((route.method, route.path), route) for route in further)  # these know what else a path is for
-    return FlowGateSite(Root(list(routes.values()), websockets, draining), gateway.limits, clock, wheel, now)
+    requests = Requests(gateway.meter, log=log_requests)
+    return FlowGateSite(Root(list(routes.values()), websockets, draining), gateway.limits, clock, wheel, now, requests)

@@ -108,6 +108,8 @@ class EventStream:
     it gives what is retained the feeds wait.
     """
 
+    protocol = "sse"
+
     def __init__(
         self,
         gateway: Gateway,
@@ -126,6 +128,7 @@ class EventStream:
         :param lifetime: seconds until the stream has to end.
         """
         self._gateway = gateway
+        self._sent = gateway.meter.counter("messages_sent", "sse")
         self._account = account
         self._flusher = flusher
         self._wheel = wheel
@@ -222,7 +225,7 @@ class EventStream:
             self._retained = place
             self._live_id = None
         if self._write(sse.events(run.topic.shown(full), run.payloads, [self._live()], retained=True)):
-            self._gateway.meter.add("messages_out", "sse")
+            self._sent.value += 1
             self._account.sent += 1
             self._flusher.soon()
         else:
@@ -260,7 +263,7 @@ class EventStream:
         if full is not None:
             if not self._write(self._encoded(part, run, full)):
                 return False
-            self._gateway.meter.add("messages_out", "sse", run.count)
+            self._sent.value += run.count
             self._account.sent += run.count
             self._superseding(run)
         part.place = run.sequences[-1]
@@ -315,7 +318,7 @@ class EventStream:
         shown, id_ = run.topic.shown(form), self._live()
         wire = run.wire(("sse", form, id_), lambda run: sse.events(shown, run.payloads, repeat(id_)))
         if self._write(wire):
-            self._gateway.meter.add("messages_out", "sse", run.count)
+            self._sent.value += run.count
             self._account.sent += run.count
             self._superseding(run)
         else:
@@ -392,7 +395,7 @@ class EventStream:
     def _cut(self) -> None:
         """A reader that is too slow for live messages is cut off, and reads on from its last id when it is back."""
         _log.info("request {request_id}: a slow reader of events is cut off", request_id=self._request.request_id)
-        self._gateway.meter.add("clients_cut", "sse slow")
+        self._gateway.meter.add("clients_cut", ("sse", "slow"))
         self.leave()
         self._request.abort()
 
@@ -495,6 +498,7 @@ class Subscribing:
         )
         self._gateway.connections.add(stream, principal)
         try:
+            self._gateway.connections.subscribe(stream, len(interests))
             await stream.start(after)
             if request.method == b"HEAD":
                 return Answer(200, b"", None, stream.head())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flowgate.auth.permissions import Principal
 from flowgate.errors import InsufficientScope, InvalidTopic
 from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer
@@ -47,7 +49,7 @@ class WebhookCalls:
         check_known(query, ("prefix", "limit", "cursor"), "parameter")
         limit = query_integer(query, "limit", 1, MAX_WEBHOOKS) or MAX_WEBHOOKS
         found = self._webhooks.listing(principal.home, one_value(query, "prefix"), one_value(query, "cursor"))
-        granted = [one for one in found if _granted(principal, one)]
+        granted = [one for one in found if _may_remove(principal, one)]
         shown = [_shown(principal, one) for one in granted[:limit]]
         return json_answer({"webhooks": shown, "next": shown[-1]["name"] if len(granted) > limit else None})
 
@@ -64,7 +66,7 @@ class WebhookCalls:
             raise InvalidTopic(f"{RESERVED} holds figures that are not stored: no webhook can have them")
         dead_letter = body.optional_text("dead_letter")
         if dead_letter is not None:
-            check_grant(principal, dead_letter)
+            check_grant(principal, dead_letter, "send", "manage")
         wanted = Wanted(
             resolved.namespace.prefix + resolved.rest,
             resolved.full,
@@ -77,7 +79,7 @@ class WebhookCalls:
 
     async def describe(self, request: Request, name: str) -> Answer:
         principal = self._admit(request)
-        webhook = await self._webhooks.describe(principal.home, name, _admits(principal))
+        webhook = await self._webhooks.describe(principal.home, name, _admits(principal, _may_remove))
         standing = await self._webhooks.standing(webhook)
         last = standing.last
         return json_answer(
@@ -90,7 +92,7 @@ class WebhookCalls:
 
     async def remove(self, request: Request, name: str) -> Answer:
         principal = self._admit(request)
-        await self._webhooks.remove(principal.home, name, _admits(principal))
+        await self._webhooks.remove(principal.home, name, _admits(principal, _may_remove))
         return NO_CONTENT
 
     async def renew_secret(self, request: Request, name: str) -> Answer:
@@ -105,9 +107,19 @@ def _granted(principal: Principal, webhook: Webhook) -> bool:
     return principal.grants.may_subscribe(Namespace(user, app), rest)
 
 
-def _admits(principal: Principal) -> Admit:
+def _may_remove(principal: Principal, webhook: Webhook) -> bool:
+    """Whether a principal may know of a webhook, and remove it.
+
+    For one of another application's topics, all of the own is enough: the grant may have ended with a share.
+    """
+    user, app, _ = webhook.filter.split("_", 2)
+    elsewhere = Namespace(user, app) != principal.home
+    return _granted(principal, webhook) or (elsewhere and principal.grants.may_subscribe(principal.home, "#"))
+
+
+def _admits(principal: Principal, permitted: Callable[[Principal, Webhook], bool] = _granted) -> Admit:
     def admit(webhook: Webhook) -> None:
-        if not _granted(principal, webhook):
+        if not permitted(principal, webhook):
             raise InsufficientScope("the token does not permit subscribing to this webhook's topics")
 
     return admit

@@ -116,17 +116,23 @@ class Publish:
             if 0 in self.packet_ids:
                 raise MalformedPacket("PUBLISH with packet identifier 0")  # [MQTT-2.3.1-1]
 
-    def first(self, count: int) -> Publish:
-        """The first ``count`` packets of the run, which has more."""
+    def split(self, count: int) -> tuple[Publish, Publish]:
+        """The first ``count`` packets of the run, which has more, and the others."""
         pieces: list[tuple[int, int, int]] = []
+        others: list[tuple[int, int, int]] = []
         size, left = 0, count
         for many, each, offset in self._pieces:
             taken = min(many, left)
             if taken:
                 pieces.append((taken, each, offset))
+            if taken < many:
+                others.append((many - taken, each, offset))
             size += taken * each
             left -= taken
-        return Publish(self.dup << 3 | self.qos << 1 | self.retain, self.topic, self.body[:size], pieces)
+        first = self.dup << 3 | self.qos << 1 | self.retain
+        return Publish(first, self.topic, self.body[:size], pieces), Publish(
+            first, self.topic, self.body[size:], others
+        )
 
     def payloads(self) -> list[bytes]:
         """Take the packets apart."""
@@ -146,6 +152,11 @@ class Publish:
             _, size, offset = self._pieces[0]
             return size - offset
         return max(size - offset for _, size, offset in self._pieces)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all payloads."""
+        return sum(count * (size - offset) for count, size, offset in self._pieces)
 
 
 @attrs.frozen(slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, cast
 from uuid import uuid4
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, succeed
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,7 +20,7 @@ from flowgate.allowances import Bill
 from flowgate.auth import certificates
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
-from flowgate.connections import IConnection
+from flowgate.connections import INoticed
 from flowgate.errors import (
     BusUnavailable,
     Internal,
@@ -27,7 +28,9 @@ from flowgate.errors import (
     InvalidTopic,
     MissingToken,
     ProtocolViolation,
+    RateLimited,
     Refused,
+    TooManyConnections,
 )
 from flowgate.gateway import Gateway, Route
 from flowgate.interfaces import ISubscriber
@@ -54,6 +57,9 @@ CLOSE_SECONDS = 5
 
 WARN_SECONDS = 30
 """How long before its token expires a client is told, if it listens to its notices."""
+
+_LEAST_PAUSE = 0.001
+"""How long a client that is too fast is read no further, at least, in seconds."""
 
 _CACHED_ROUTES = 1000
 """Topics of one connection whose route is remembered."""
@@ -92,6 +98,11 @@ def _encode_full(run: Run) -> bytes:
 _ENCODERS: tuple[Callable[[Run], bytes], Callable[[Run], bytes]] = (_encode_short, _encode_full)
 
 
+def _no_matter(failure: Failure) -> None:
+    """Who waited has gone."""
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
+
+
 def _first_reason(failure: Failure) -> Failure:
     """Why one of several things failed."""
     return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
@@ -100,18 +111,20 @@ def _first_reason(failure: Failure) -> Failure:
 class _Promise:
     """Acknowledgements that a client is owed once the bus has kept its part; sent in the order of its packets."""
 
-    __slots__ = ("count", "kept", "reply")
+    __slots__ = ("began", "count", "kept", "reply")
 
-    def __init__(self, reply: bytes, count: int) -> None:
+    def __init__(self, reply: bytes, count: int, began: float) -> None:
         self.reply = reply
         self.count = count
+        self.began = began
         self.kept = False
 
 
-@implementer(ISubscriber, IConnection)
+@implementer(ISubscriber, INoticed)
 class MqttProtocol(Protocol):
     """One MQTT connection."""
 
+    protocol = "mqtt"
     factory: MqttFactory
     transport: Any  # TCP, Unix, TLS or a WebSocket
     _account: Account  # once CONNECT was accepted
@@ -138,6 +151,8 @@ class MqttProtocol(Protocol):
         self._reading = True
         self._draining = False
         self._suspended: Iterator[Packet] | None = None
+        self._held: tuple[Publish, float | Deferred[None]] | None = None
+        self._paced: IDelayedCall | Deferred[None] | None = None
         self._unread: list[bytes] = []
         self._rooms: list[tuple[Deferred[None], bool]] = []
 
@@ -147,7 +162,9 @@ class MqttProtocol(Protocol):
         if not isinstance(self.transport.getHost(), UNIXAddress):
             self.transport.setTcpNoDelay(True)
         limits = self._gateway.limits
-        self._outbox = Outbox(cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes)
+        self._outbox = Outbox(
+            cast(Sink, self.transport), self._gateway.turn, limits.subscriber_buffer_bytes, self.factory.sent_bytes
+        )
         self._outbox.drained = self._drained
         self.factory.wheel.set(self, limits.connect_seconds)
 
@@ -155,6 +172,7 @@ class MqttProtocol(Protocol):
         if self._state is State.CLOSED:
             return  # only the end of the connection is awaited
         self._heard = self.factory.clock.seconds()
+        self.factory.received_bytes.value += len(data)
         if self._suspended is None:
             self._take_packets(self._decoder.feed(data))
         else:
@@ -171,7 +189,7 @@ class MqttProtocol(Protocol):
                     if kind is not Publish or self._state is not _CONNECTED:
                         check_allowed(self._state, packet)  # PUBLISH while connected, the usual case, always is
                     self._take[kind](self, packet)
-                    if self._state is not _CONNECTED:
+                    if self._state is not _CONNECTED or self._held is not None:
                         break
             except ProtocolViolation as violation:
                 self._refuse(violation)
@@ -179,7 +197,33 @@ class MqttProtocol(Protocol):
                 reading = self._cannot(refusal)
         if self._state is State.OPENING:
             self._suspended = found
+        elif self._held is not None:
+            self._hold(found)
         self._gateway.turn.flush()
+
+    def _hold(self, found: Iterator[Packet]) -> None:
+        """Leave packets for later, which a rate does not permit now, or whose units are on their way."""
+        assert self._held is not None
+        packet, wait = self._held
+        self._held = None
+        self.factory.received.value -= packet.count  # it will be counted when it is taken again
+        self._account.received -= packet.count
+        if self._closed:
+            if isinstance(wait, Deferred):
+                wait.addErrback(_no_matter)
+                wait.cancel()
+        else:
+            self._suspended = chain((packet,), found)
+            if isinstance(wait, Deferred):
+                self._paced = wait
+                wait.addCallbacks(lambda _: self._paced_long_enough(), _no_matter)
+            else:
+                self._paced = self.factory.clock.callLater(max(wait, _LEAST_PAUSE), self._paced_long_enough)
+            self._update_reading()
+
+    def _paced_long_enough(self) -> None:
+        self._paced = None
+        self._go_on_reading()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
@@ -210,6 +254,7 @@ class MqttProtocol(Protocol):
         return self._principal
 
     def _refuse(self, violation: ProtocolViolation) -> None:
+        self.factory.count_refusal("protocol_violation")
         if self._client:
             _log.info("MQTT client {client!r} closed: {violation}", client=self._client, violation=violation)
         else:
@@ -226,6 +271,7 @@ class MqttProtocol(Protocol):
         """
         if self._closed:
             return False
+        self.factory.count_refusal(refusal.code, count)
         if refusal.status == 402:
             self._count_dropped("billing", count)
             self.notice({"code": refusal.code, "detail": refusal.detail, **refusal.members})
@@ -249,6 +295,9 @@ class MqttProtocol(Protocol):
         self._state = State.CLOSED
         self._suspended = None
         self._unread.clear()
+        if self._paced is not None:
+            self._paced.cancel()
+            self._paced = None
         self.factory.wheel.cancel(self)
         if self._principal is not None:
             self._gateway.leave(self)
@@ -323,7 +372,7 @@ class MqttProtocol(Protocol):
         try:
             principal = factory.authenticate(packet, self.transport)
             will = None if packet.will is None else self._checked_will(principal, packet.will)
-            gateway.connections.add(self, principal)
+            self._count_in(principal)
         except Refused as refusal:
             self._reject(refusal)
             return
@@ -333,12 +382,27 @@ class MqttProtocol(Protocol):
         self._state = State.OPENING
         named = bool(packet.client_id)
         self._seat, ready = factory.sessions.open(self, principal.home, client_id, packet.clean_session, will, named)
+        units = gateway.allowances.of(principal).ready((b"",))
+        if units is not None:  # the first message is not to wait for them: a client may send it and go
+            ready.addCallback(lambda _: units)
         ready.addCallbacks(self._opened, self._not_opened, callbackArgs=(will,))
         ready.addErrback(self._broken)
         if self._state is State.OPENING:
             self._update_reading()
 
+    def _count_in(self, principal: Principal) -> None:
+        """:raises Refused: if there may be no further connection, or no longer one of this principal."""
+        connections = self._gateway.connections
+        try:
+            connections.add(self, principal)
+        except TooManyConnections:
+            # A client that comes back must not be kept out by its own last connection ([MQTT-3.1.4-2]).
+            if not self.factory.sessions.make_room(principal.home, self._client):
+                raise
+            connections.add(self, principal)
+
     def _reject(self, refusal: Refused) -> None:
+        self.factory.count_refusal(refusal.code)
         _log.info(
             "MQTT CONNECT of client {client!r} refused: {code}: {detail}",
             client=self._client,
@@ -445,22 +509,42 @@ class MqttProtocol(Protocol):
         if route is None:
             route = self._find_route(packet.topic)
         gateway = self._gateway
-        if packet.largest > gateway.limits.message_bytes:
-            gateway.check_size(packet.largest)
+        largest = packet.largest
+        if largest > gateway.limits.message_bytes:
+            gateway.check_size(largest)
         self.factory.received.value += packet.count
         self._account.received += packet.count
+        allowance = route.allowance
         qos = packet.qos
-        if qos == 2:
-            self._publish_once(route, packet)
-        else:
-            bill = gateway.bill(route, packet.count, packet.largest, packet.payloads, patient=True)
-            if bill.refusal is not None:
-                if not self._cannot(bill.refusal, packet.count - bill.count) or not bill.count:
-                    return
-                packet = packet.first(bill.count)
+        bill = None if qos == 2 else allowance.take_all(packet.count, largest, packet.size)
+        if bill is not None:
             self._publish_run(route, packet, bill)
+        else:
+            ready = allowance.ready_for(packet.count, largest, packet.payloads) if allowance.limited else None
+            if ready is not None:
+                self._held = packet, ready
+                return
+            if qos == 2:
+                self._publish_once(route, packet)
+            else:
+                bill = gateway.bill(route, packet.count, largest, packet.payloads)
+                some = packet if bill.refusal is None else self._permitted(route, packet, bill)
+                if some is not None:
+                    self._publish_run(route, some, bill)
         if (qos or route.history) and gateway.congested:
             self._update_reading()
+
+    def _permitted(self, route: Route, packet: Publish, bill: Bill) -> Publish | None:
+        """Do with the packets that there is no leave for what the refusal says; give the others, if there are any."""
+        assert bill.refusal is not None
+        first, others = (None, packet) if not bill.count else packet.split(bill.count)
+        if isinstance(bill.refusal, RateLimited):
+            # 3.1.1 has no word for "slower" but to read no further.
+            self._held = others, route.allowance.wait()
+        elif not self._cannot(bill.refusal, others.count):
+            bill.drop()
+            return None
+        return first
 
     def _publish_run(self, route: Route, packet: Publish, bill: Bill) -> None:
         gateway = self._gateway
@@ -493,15 +577,21 @@ class MqttProtocol(Protocol):
         answered = packet.packet_ids
         if fresh:
             payloads = [payload for _, payload, _ in fresh]
-            bill = self._gateway.bill(route, len(fresh), packet.largest, lambda: payloads, patient=True)
+            bill = self._gateway.bill(route, len(fresh), packet.largest, lambda: payloads)
             if bill.refusal is not None:
-                refused = {packet_id for packet_id, _, _ in fresh[bill.count :]}
-                session.refused(list(refused), True)
-                if not self._cannot(bill.refusal, len(refused)):
+                refused = [packet_id for packet_id, _, _ in fresh[bill.count :]]
+                session.refused(refused, True)
+                fresh = fresh[: bill.count]
+                if isinstance(bill.refusal, RateLimited):
+                    # Together with whatever stands behind the first of them.
+                    place = answered.index(refused[0])
+                    self._held = packet.split(place)[1] if place else packet, route.allowance.wait()
+                    answered, told = answered[:place], told[:place]
+                elif not self._cannot(bill.refusal, len(refused)):
                     bill.drop()
                     return
-                answered = [packet_id for packet_id in answered if packet_id not in refused]
-                fresh = fresh[: bill.count]
+                else:
+                    answered = [packet_id for packet_id in answered if packet_id not in set(refused)]
         stored = self._store_once(route, packet, told, fresh, bill)
         self._promise(stored, packets.acks(Type.PUBREC, answered), len(answered))
 
@@ -573,7 +663,7 @@ class MqttProtocol(Protocol):
         return route
 
     def _promise(self, stored: Deferred[None], reply: bytes, count: int) -> None:
-        promise = _Promise(reply, count)
+        promise = _Promise(reply, count, self._heard)
         self._promises.append(promise)
         self._owed += count
         stored.addCallbacks(self._keep, self._break, callbackArgs=(promise,), errbackArgs=(promise,))
@@ -597,6 +687,7 @@ class MqttProtocol(Protocol):
             first = promises.popleft()
             self._owed -= first.count
             if first.reply:
+                self.factory.took.observe(self.factory.clock.seconds() - first.began, first.count)
                 self.send(first.reply)
         if not self._reading:
             self._update_reading()
@@ -621,7 +712,8 @@ class MqttProtocol(Protocol):
         gateway = self._gateway
         limit = gateway.limits.unacknowledged_messages
         full = self._owed > (limit if self._reading else limit // 2)
-        read = not (full or gateway.congested or self._draining or self._state is State.OPENING)
+        waits = self._state is State.OPENING or self._paced is not None
+        read = not (full or gateway.congested or self._draining or waits)
         if gateway.congested:
             gateway.when_drained(self._update_reading)
         if read != self._reading:
@@ -693,7 +785,7 @@ class MqttProtocol(Protocol):
         return False
 
     def _count_dropped(self, reason: str, count: int) -> None:
-        self._gateway.meter.add("messages_dropped", f"mqtt {reason}", count)
+        self._gateway.meter.add("messages_dropped", ("mqtt", reason), count)
         self._account.dropped += count
 
     def _acknowledged(self, packet: Ack) -> None:
@@ -785,7 +877,7 @@ class MqttProtocol(Protocol):
         if self._closed:
             return
         _log.info("MQTT client {client!r} cut off: {why}", client=self._client, why=why)
-        self._gateway.meter.add("clients_cut", "mqtt slow")
+        self._gateway.meter.add("clients_cut", ("mqtt", "slow"))
         self._abort()
 
     _take: dict[type, Callable[..., None]] = {
@@ -821,14 +913,21 @@ class MqttFactory(Factory):
         self.wheel = wheel
         self.clock = clock
         self.now = now
-        self.received = gateway.meter.counter("messages_in", "mqtt")
-        self.sent = gateway.meter.counter("messages_out", "mqtt")
+        meter = gateway.meter
+        self.received = meter.counter("messages_received", "mqtt")
+        self.sent = meter.counter("messages_sent", "mqtt")
+        self.received_bytes = meter.counter("received_bytes", "mqtt")
+        self.sent_bytes = meter.counter("sent_bytes", "mqtt")
+        self.took = meter.histogram("publish_duration_seconds", "mqtt")
         self._tokens = tokens
         # A PUBLISH with the longest full name, its packet identifier, and a CONNECT with a token and a will.
         self.largest_packet = gateway.limits.message_bytes + MAX_NAME_BYTES + 16 * 1024
 
     def buildProtocol(self, addr: IAddress | None) -> MqttProtocol:  # type: ignore[override]
         return MqttProtocol(self)
+
+    def count_refusal(self, code: str, count: int = 1) -> None:
+        self.gateway.meter.add("refusals", ("mqtt", code), count)
 
     def authenticate(self, packet: Connect, transport: Any) -> Principal:
         """Find who connects: by a token, with the user name ``Bearer``, or by a client certificate.

@@ -20,7 +20,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flowgate.errors import BusUnavailable, Conflict, NotFound, Refused, TooManyConnections
+from flowgate.errors import BusUnavailable, Conflict, InsufficientScope, NotFound, Refused, TooManyConnections
 from flowgate.gate import Gate
 from flowgate.gateway import Gateway
 from flowgate.interfaces import IPeers, IStore
@@ -28,7 +28,7 @@ from flowgate.message import Entry
 from flowgate.mqtt.durable import LATE_SECONDS, Durable, IDurableClient
 from flowgate.mqtt.record import RECORDS, STATES, KeptWill, Record, SavedState, client_key
 from flowgate.mqtt.session import MOST_UNRELEASED, Restored, Session
-from flowgate.topics import Namespace
+from flowgate.topics import Namespace, Topic
 
 _log = Logger()
 
@@ -118,13 +118,16 @@ class Sessions:
         peers: IPeers,
         clock: IReactorTime,
         now: Callable[[], float],
+        admits: Callable[[Namespace, Topic], bool] = lambda home, topic: topic.namespace == home,
     ) -> None:
         """Prepare; nothing happens before :meth:`start`.
 
         :param store: for records and states.
         :param clock: in the reactor's seconds.
         :param now: seconds since 1970 UTC.
+        :param admits: whether a will of a client at home in a namespace may go out to a topic, now.
         """
+        self._admits = admits
         self._gateway = gateway
         self._store = store
         self._peers = peers
@@ -134,9 +137,9 @@ class Sessions:
         meter.gauge("sessions", lambda: self._total)
         # A rate of what has never happened yet is 0, not nothing.
         meter.counter("sessions_expired", "mqtt")
-        meter.counter("clients_cut", "mqtt slow")
+        meter.counter("clients_cut", ("mqtt", "slow"))
         for reason in ("slow", "session", "billing"):
-            meter.counter("messages_dropped", f"mqtt {reason}")
+            meter.counter("messages_dropped", ("mqtt", reason))
         self._clock = clock
         self._now = now
         self._seats: dict[str, Seat] = {}
@@ -294,7 +297,8 @@ class Sessions:
         """Do what a node did not do that is gone: publish the will, and count the client as away from now on."""
         try:
             if record.will is not None and record.will.qos:
-                await self._publish_or_drop(record.will, record, True)  # with an id: once, whoever else does it too
+                # With an id: once, whoever else does it too.
+                await self._publish_or_drop(key, record.will, record, True)
             if record.clean:
                 await self._delete_record(key, revision)
             else:
@@ -302,7 +306,8 @@ class Sessions:
                 away = attrs.evolve(record, owner="", since=self._now(), will=None)
                 await self._store.put(RECORDS, key, away.encode(), revision)
             if record.will is not None and not record.will.qos:
-                await self._publish_or_drop(record.will, record, True)  # without one: by whoever has changed the record
+                # Without one: by whoever has changed the record.
+                await self._publish_or_drop(key, record.will, record, True)
         except Conflict:
             return  # another node was faster, or the client is back
 
@@ -392,6 +397,21 @@ class Sessions:
                 seat.opening = False
                 return seat, succeed(None)
         return seat, Deferred.fromCoroutine(self._open(seat, client_id, clean, will))
+
+    def make_room(self, home: Namespace, client_id: str) -> bool:
+        """Close a client's last connection before there is another one, for which there is no room as long as it stays.
+
+        One on another node is told to go; when that node has said that it has gone, there is room.
+
+        :returns: whether one was closed on this node.
+        """
+        key = client_key(home, client_id)
+        seat = self._next.get(key) or self._seats.get(key)
+        if seat is None or seat.left:
+            self._peers.tell("connected", json.dumps([key, self._now(), self._peers.node]).encode())
+            return False
+        seat.client.displaced()
+        return True
 
     def _queue(self, seat: Seat, holder: Seat) -> None:
         """Have a seat wait for its holder to go; who waited before is taken over like the holder."""
@@ -582,7 +602,7 @@ class Sessions:
         again, began = False, self._now()
         while will is not None:
             try:
-                await self._publish_or_drop(will, record, again, self._now() - began > LATE_SECONDS)
+                await self._publish_or_drop(seat.key, will, record, again, self._now() - began > LATE_SECONDS)
                 will = None
             except BusUnavailable:
                 again = True
@@ -629,12 +649,14 @@ class Sessions:
             away = attrs.evolve(last, owner="", since=self._now(), will=None)
             await self._store.put(RECORDS, key, away.encode(), entry.revision)
 
-    async def _publish_or_drop(self, will: KeptWill, record: Record, again: bool, late: bool = False) -> None:
+    async def _publish_or_drop(self, key: str, will: KeptWill, record: Record, again: bool, late: bool = False) -> None:
         """Publish a will; one that is refused, by limits that have changed for example, is gone.
 
         :raises BusUnavailable: if it can be tried again.
         """
         try:
+            if not self._admits(Namespace(*_application(key).split(".")), will.topic):
+                raise InsufficientScope("another account has taken back its leave since the client connected")
             await self._gateway.publish_trusted(
                 will.topic,
                 will.payload,

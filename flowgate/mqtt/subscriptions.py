@@ -268,6 +268,7 @@ class Subscriptions:
                     codes.append(qos)
             except Refused as refusal:
                 refused.append(refusal)
+                self._gateway.meter.add("refusals", ("mqtt", refusal.code))
                 codes.append(packets.FAILURE)
         if refused:
             _log.info(
@@ -339,6 +340,7 @@ class Subscriptions:
             size = self._size + len(json.dumps(name)) + len(json.dumps(interest.filter))
             if len(self._interests) >= self._gateway.limits.subscriptions or size > _NAMES_BYTES:
                 raise InvalidParameter("too many subscriptions")
+            self._gateway.connections.subscribe(self.client, len(self._interests) + 1)  # type: ignore[arg-type]
             self._size = size
         self._interests[name] = interest
         return interest
@@ -359,6 +361,11 @@ class Subscriptions:
 
     def _join(self, name: str, group: str, interest: Interest, qos: int) -> Deferred[None]:
         member = self._members[name] = _Member(self, interest, qos)
+        home = self.client.principal.home
+        if interest.namespace != home:
+            # Of topics that an account shares, others have groups of their own: they must not take away what is its
+            # own clients'.  No client can write a name with a slash.
+            group = f"{home.user}/{home.app}/{group}"
         return self._gateway.join(interest, group, member).addCallback(member.joined)
 
     def restore(self, durable: Durable) -> None:
@@ -373,6 +380,7 @@ class Subscriptions:
                 subscriber: ISubscriber = self.client  # type: ignore[assignment]
                 ready = self._gateway.subscribe(subscriber, interest, one.qos, True)
             ready.addErrback(self._failed)
+        self._gateway.connections.subscribe(self.client, len(self._interests), known=True)  # type: ignore[arg-type]
 
     # -- UNSUBSCRIBE
 
@@ -396,6 +404,7 @@ class Subscriptions:
                 member.leave()
             elif interest is not None:
                 self._gateway.unsubscribe(self.client, interest)  # type: ignore[arg-type]
+        self._gateway.connections.subscribe(self.client, len(self._interests))  # type: ignore[arg-type]
         reply = packets.acks(Type.UNSUBACK, (packet.packet_id,))  # [MQTT-3.10.4-5]: in any case
 
         def over() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
+from typing import Final
 
 from flowgate.errors import RateLimited
 from flowgate.limits import Standing
@@ -13,14 +14,22 @@ from flowgate.rates.plan import RateLimits
 _ENOUGH = 1e-6
 """What rounding may take from a bucket that is full enough."""
 
+_FRESH_SECONDS = 0.005
+"""For so long a client's buckets are not refilled again as long as there is more in them than is asked for."""
+
 
 class AccountRates:
     """What the clients of one account may publish on this node.
 
     :ivar wanted: messages that they have wanted to publish, since somebody last asked and set it to 0.
+    :ivar tokens: tokens that their keys were exchanged for since then, if there is a bound; by the keys' ids.
+    :ivar version: changes with the buckets.
     """
 
-    __slots__ = ("__weakref__", "_bytes", "_keys", "_limits", "_messages", "_now", "_share", "wanted")
+    __slots__ = (
+        *("__weakref__", "_bytes", "_keys", "_limits", "_messages", "_now", "_share"),
+        *("tokens", "version", "wanted"),
+    )
 
     def __init__(self, limits: RateLimits, now: Callable[[], float]) -> None:
         """Begin with full buckets.
@@ -33,6 +42,8 @@ class AccountRates:
         self._bytes: FairBucket | None = None
         self._keys: dict[str, KeyBucket] = {}
         self.wanted = 0
+        self.tokens: dict[str, int] = {}
+        self.version = 0
         self.change(limits)
 
     @property
@@ -57,6 +68,7 @@ class AccountRates:
         self._bytes = self._fair(self._bytes, limits.bytes_rate, limits.bytes_burst)
         for bucket in self._keys.values():
             self._set_key(bucket)
+        self.version += 1
 
     def _fair(self, bucket: FairBucket | None, rate: int | None, burst: int | None) -> FairBucket | None:
         if rate is None:
@@ -99,6 +111,64 @@ class AccountRates:
                 **{"violated-policies": ["token"]},
             )
         tokens.left -= 1
+        self.tokens[key_id] = self.tokens.get(key_id, 0) + 1
+
+    def took_elsewhere(self, tokens: Mapping[str, int]) -> None:
+        """Count tokens that another node has given: so all nodes together give what one would.
+
+        :param tokens: how many, by the keys' ids.
+        """
+        now = self._now()
+        for key_id, count in tokens.items():
+            bucket = self.key(key_id).tokens
+            if bucket is not None:
+                bucket.refill(now)
+                bucket.left -= count
+
+    def _refresh(self, client: Pace, now: float) -> None:
+        """Let the time pass for a client."""
+        if self._messages is not None:
+            client.messages = self._messages.client(client, now)
+        if self._bytes is not None:
+            client.bytes = self._bytes.client(client, now)
+        if client.key.bucket is not None:
+            client.key.bucket.refill(now)
+        client.version, client.fresh_until = self.version, now + _FRESH_SECONDS
+        client.told = ()
+
+    def take_all(self, client: Pace, count: int, size: int, now: float) -> bool:
+        """Take messages if there is plenty of room for all of them; else nothing happens.
+
+        It is :meth:`take` at a lower cost, for clients that are far from any bound.
+
+        :param size: bytes of all of them.
+        :param now: the clock's seconds.
+        """
+        if now >= client.fresh_until or client.version != self.version:
+            self._refresh(client, now)
+        messages, whole, key = self._messages, self._bytes, client.key.bucket
+        if key is not None and key.left < count:
+            return False
+        if messages is not None:
+            left = messages.whole.left - count
+            if left < messages.reserve:
+                return False
+        if whole is not None:
+            left_bytes = whole.whole.left - size
+            if left_bytes < whole.reserve:
+                return False
+            # As FairBucket.take does: what is beyond the reserve is anybody's, and leaves no debt.
+            whole.whole.left = left_bytes
+            own = client.bytes
+            own.left = own.left - size if own.left > size else 0.0
+        if messages is not None:
+            messages.whole.left = left
+            own = client.messages
+            own.left = own.left - count if own.left > count else 0.0
+        if key is not None:
+            key.left -= count
+        self.wanted += count
+        return True
 
     def take(self, client: Pace, count: int, sizes: Callable[[], Sequence[int]], patient: bool) -> int:
         """Take messages, as many of the first ones as there is room for.
@@ -107,27 +177,21 @@ class AccountRates:
         :param patient: take all of them; the client will read no further for as long as :meth:`wait` says.
         :returns: how many were taken.
         """
-        now = self._now()
+        self._refresh(client, self._now())
         self.wanted += count
         messages, whole, key = self._messages, self._bytes, client.key.bucket
-        own = size_own = None
-        if messages is not None:
-            own = messages.client(client, now)
-            if not patient:
-                count = min(count, int(messages.room(own) + _ENOUGH))
-        if key is not None:
-            key.refill(now)
-            if not patient:
-                count = min(count, int(key.left + _ENOUGH))
+        if messages is not None and not patient:
+            count = min(count, int(messages.room(client.messages) + _ENOUGH))
+        if key is not None and not patient:
+            count = min(count, int(key.left + _ENOUGH))
         count = max(count, 0)
         if whole is not None:
-            size_own = whole.client(client, now)
             found = sizes()
             if not patient:
-                count = _fitting(whole, size_own, found[:count])
-            whole.take(size_own, sum(found[:count]))
-        if messages is not None and own is not None:
-            messages.take(own, count)
+                count = _fitting(whole, client.bytes, found[:count])
+            whole.take(client.bytes, sum(found[:count]))
+        if messages is not None:
+            messages.take(client.messages, count)
         if key is not None:
             key.left -= count
         return count
@@ -137,15 +201,14 @@ class AccountRates:
         return max((wait for _, wait in self._waits(client)), default=0.0)
 
     def _waits(self, client: Pace) -> list[tuple[str, float]]:
-        now = self._now()
+        self._refresh(client, self._now())
         found = []
         if self._messages is not None:
-            found.append(("publish", self._messages.wait(self._messages.client(client, now))))
+            found.append(("publish", self._messages.wait(client.messages)))
         if client.key.bucket is not None:
-            client.key.bucket.refill(now)
             found.append(("key-publish", client.key.bucket.wait()))
         if self._bytes is not None:
-            found.append(("bytes", self._bytes.wait(self._bytes.client(client, now))))
+            found.append(("bytes", self._bytes.wait(client.bytes)))
         return found
 
     def refusal(self, client: Pace) -> RateLimited:
@@ -161,22 +224,41 @@ class AccountRates:
         )
 
     def standings(self, client: Pace) -> tuple[Standing, ...]:
-        """Where a client stands."""
-        limits, now = self._limits, self._now()
-        found = []
-        for name, fair, rate in (
-            ("publish", self._messages, limits.publish_rate),
-            ("bytes", self._bytes, limits.bytes_rate),
-        ):
-            if fair is not None and rate is not None:
-                own = fair.client(client, now)
-                found.append(Standing(name, rate, 1, max(0, int(fair.room(own) + _ENOUGH)), ceil(fair.wait(own))))
-        bucket = client.key.bucket
-        if bucket is not None and limits.key_publish_rate is not None:
-            bucket.refill(now)
-            left, reset = max(0, int(bucket.left + _ENOUGH)), ceil(bucket.wait())
-            found.append(Standing("key-publish", limits.key_publish_rate, 1, left, reset))
-        return tuple(found)
+        """Where a client stands; what is left may be a little more or less, by a thousandth at the most."""
+        now = self._now()
+        if now >= client.fresh_until or client.version != self.version:
+            self._refresh(client, now)
+        messages, whole, key = self._messages, self._bytes, client.key.bucket
+        if client.told:
+            least, least_bytes, least_key = client.least
+            if (
+                (messages is None or messages.whole.left >= least)
+                and (whole is None or whole.whole.left >= least_bytes)
+                and (key is None or key.left >= least_key)
+            ):
+                return client.told
+        limits = self._limits
+        found: list[Standing] = []
+        least = least_bytes = least_key = 0.0
+        if messages is not None:
+            room = messages.room(client.messages)
+            least = messages.whole.left - room / 1000
+            found.append(_standing("publish", limits.publish_rate, room, messages.wait(client.messages)))
+        if whole is not None:
+            room = whole.room(client.bytes)
+            least_bytes = whole.whole.left - room / 1000
+            found.append(_standing("bytes", limits.bytes_rate, room, whole.wait(client.bytes)))
+        if key is not None:
+            least_key = key.left - key.left / 1000
+            found.append(_standing("key-publish", limits.key_publish_rate, key.left, key.wait()))
+        client.least = least, least_bytes, least_key
+        client.told = tuple(found)
+        return client.told
+
+
+def _standing(policy: str, quota: int | None, room: float, wait: float) -> Standing:
+    left = max(0, int(room + _ENOUGH))
+    return Standing(policy, quota or 0, 1, left, 0 if left else ceil(wait))
 
 
 def _fitting(whole: FairBucket, own: Bucket, sizes: Sequence[int]) -> int:
@@ -216,19 +298,40 @@ class KeyBucket:
         self.tokens: Bucket | None = None
 
 
-class Pace:
-    """How fast one client may publish: whoever has one token."""
+_NOTHING: Final = Bucket(1.0, 0.0, 0.0)
 
-    __slots__ = ("__weakref__", "account", "key")
+
+class Pace:
+    """How fast one client may publish: whoever has one token.
+
+    :ivar messages: its parts of the account's buckets, if there are such, as
+    :ivar bytes: :attr:`fresh_until` and in this :attr:`version` of the account.
+    :ivar told: where it stood when somebody asked; empty if nobody has since the last refresh.
+    :ivar least: that holds as long as there is no less than this in the buckets of messages, bytes and the key.
+    """
+
+    __slots__ = (
+        *("__weakref__", "account", "bytes", "fresh_until", "key", "least", "messages", "told"),
+        "version",
+    )
 
     def __init__(self, account: AccountRates, key_id: str) -> None:
         self.account = account
         self.key = account.key(key_id)
+        self.messages = self.bytes = _NOTHING
+        self.fresh_until = 0.0
+        self.told: tuple[Standing, ...] = ()
+        self.least = (0.0, 0.0, 0.0)
+        self.version = -1
 
     @property
     def bounded(self) -> bool:
         """Whether there is any bound."""
         return self.account.limits.paced
+
+    def take_all(self, count: int, size: int, now: float) -> bool:
+        """See :meth:`AccountRates.take_all`."""
+        return self.account.take_all(self, count, size, now)
 
     def take(self, count: int, sizes: Callable[[], Sequence[int]], patient: bool = False) -> int:
         """See :meth:`AccountRates.take`."""

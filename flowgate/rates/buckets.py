@@ -45,13 +45,16 @@ class FairBucket:
     part can be had as long as the account's bucket is more than half full, so a client that takes all it can get does
     not keep those within their parts from theirs.  Parts are those of the clients that are active now, and a new
     client begins with an empty one: making clients makes no rate.
+
+    :ivar reserve: what is kept of the whole for those who are within their parts.
     """
 
-    __slots__ = ("_clients", "burst", "rate", "whole")
+    __slots__ = ("_clients", "burst", "rate", "reserve", "whole")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self.rate = rate
         self.burst = burst
+        self.reserve = 0.0
         self.whole = Bucket(rate, burst, now)
         self._clients: OrderedDict[object, Bucket] = OrderedDict()
 
@@ -60,6 +63,10 @@ class FairBucket:
         self.whole.refill(now)
         self.rate, self.burst = rate, burst
         self.whole.change(rate, burst)
+        self._keep()
+
+    def _keep(self) -> None:
+        self.reserve = self.whole.burst / 2 if len(self._clients) > 1 else 0.0
 
     def client(self, name: object, now: float) -> Bucket:
         """The part of one client, which is active from now on."""
@@ -78,28 +85,27 @@ class FairBucket:
         active = len(clients)
         own.refill(now)
         own.change(self.rate / active, max(1.0, self.burst / active))
+        self._keep()
         return own
-
-    @property
-    def _reserve(self) -> float:
-        """What is kept of the whole for those who are within their parts."""
-        return self.whole.burst / 2 if len(self._clients) > 1 else 0.0
 
     def room(self, own: Bucket) -> float:
         """How much a client may take now."""
         # Parts that are granted although the whole is in debt add up to its rate; a burst is as far as that goes.
-        part = own.left if self.whole.left > -self.burst else 0.0
-        return max(part, self.whole.left - self._reserve)
+        left = self.whole.left
+        if left <= -self.burst:
+            return 0.0
+        left -= self.reserve
+        return own.left if own.left > left else left
 
     def take(self, own: Bucket, amount: float) -> None:
         """Take ``amount``, whether there is room or not."""
         self.whole.left -= amount
         # As far as the others left it, what it took beyond its part is no debt.
-        own.left = max(own.left - amount, min(0.0, self.whole.left - self._reserve))
+        own.left = max(own.left - amount, min(0.0, self.whole.left - self.reserve))
 
     def wait(self, own: Bucket, amount: float = 1.0) -> float:
         """Seconds until there is room for ``amount``, or for a full bucket if that is less."""
         part = own.wait(min(amount, own.burst))
         if self.whole.left <= -self.burst:
             part = max(part, self.whole.wait(-self.burst))
-        return min(part, self.whole.wait(min(amount, self.whole.burst - self._reserve) + self._reserve))
+        return min(part, self.whole.wait(min(amount, self.whole.burst - self.reserve) + self.reserve))

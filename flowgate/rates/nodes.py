@@ -1,14 +1,15 @@
 """Which part of an account's rates each node has, so that they add up.
 
-Every second a node tells the others what was wanted of it for each account that has bounds, and how many connections
-and subscriptions it holds for it.  Each node takes the part of the rates that belongs to its part of what was wanted;
-as all hear the same, the parts make one.  A node that nothing is wanted of keeps a little, to begin with.
+Every second a node tells the others what was wanted of it for each account that has bounds, how many connections
+and subscriptions it holds for it, and how many tokens its keys were exchanged for.  Each node takes the part of the
+rates that belongs to its part of what was wanted; as all hear the same, the parts make one.  A node that nothing is
+wanted of keeps a little, to begin with.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -47,11 +48,13 @@ class Load:
     """What one node has to do for one account.
 
     :ivar wanted: messages a second.
+    :ivar tokens: tokens that keys were exchanged for since the last telling, by the keys' ids.
     """
 
     wanted: float
     connections: int
     subscriptions: int
+    tokens: Mapping[str, int] = attrs.field(factory=dict)
 
 
 class _Node:
@@ -192,13 +195,14 @@ class Rates:
             # Half of it from before: a single second says little.
             demand = (self._wanted.get(user, 0.0) + account.wanted / TELL_SECONDS) / 2
             account.wanted = 0
+            tokens, account.tokens = account.tokens, {}
             if demand >= 0.1:
                 wanted[user] = demand
             held = self._connections.of_user(user), self._connections.subscriptions_of_user(user)
             limits = account.limits
             counted = (limits.connections and held[0]) or (limits.subscriptions and held[1])
-            if counted or (limits.paced and demand >= 0.1):
-                loads[user] = Load(round(demand, 1), *held)
+            if counted or tokens or (limits.paced and demand >= 0.1):
+                loads[user] = Load(round(demand, 1), *held, tokens)
             if any(held) or demand >= 0.1:
                 self._kept[user] = (account, now)
         self._wanted = wanted
@@ -229,8 +233,17 @@ class Rates:
         node = self._nodes.setdefault(name, _Node())
         node.heard = self._clock.seconds()
         node.coming.update(loads)
+        for user, load in loads.items():
+            if load.tokens:
+                self.account(user).took_elsewhere(load.tokens)
         if whole or len(node.coming) >= MAX_ACCOUNTS:
             node.loads, node.coming = node.coming, {}
+
+
+def _read_load(wanted: Any, connections: Any, subscriptions: Any, tokens: Any = None, *_more: object) -> Load:
+    # Nodes of another version say less, or more.
+    read = {str(key_id): int(count) for key_id, count in (tokens or {}).items()}
+    return Load(float(wanted), int(connections), int(subscriptions), read)
 
 
 def _read(payload: bytes) -> tuple[str, dict[str, Load], bool, bool]:
@@ -240,7 +253,7 @@ def _read(payload: bytes) -> tuple[str, dict[str, Load], bool, bool]:
     """
     found: Any = json.loads(payload)
     try:
-        loads = {str(user): Load(float(one[0]), int(one[1]), int(one[2])) for user, one in found["loads"].items()}
+        loads = {str(user): _read_load(*one) for user, one in found["loads"].items()}
         return str(found["node"]), loads, bool(found["whole"]), bool(found["gone"])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"not a report of rates: {error!r}") from None

@@ -36,6 +36,11 @@ class State(Enum):
     REMOVING = "removing"
 
 
+def home_of(place: Namespace) -> Namespace:
+    """The namespace whose owner a queue works for: that of the webhook, if it is one's (:attr:`Webhook.place`)."""
+    return Namespace(place.user, place.app.removeprefix("W"))
+
+
 @attrs.frozen(slots=True)
 class Webhook:
     """Messages on topics that match a filter are sent to a URL.

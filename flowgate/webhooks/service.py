@@ -137,6 +137,10 @@ class Webhooks:
         self._turns: deque[Deferred[None]] = deque()
         self._unwatch: Callable[[], None] | None = None
         self._stopped = False
+        self._meter.gauge("webhooks", lambda: len(self._workers))
+        self._meter.gauge("webhook_requests", lambda: self._requests)
+        for outcome in ("delivered", "failed", "dead_lettered", "dropped"):
+            self._meter.counter("webhook_messages", outcome)
 
     def start(self) -> Deferred[None]:
         """Follow the webhooks, and deliver.

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flowgate.allowances import Allowance
+from flowgate.allowances import Allowance, Bill
 from flowgate.auth.permissions import Principal
 from flowgate.auth.tokens import TokenService
 from flowgate.connections import INoticed
@@ -520,18 +520,22 @@ class WebSocketConnection(WebSocketServerProtocol):
             payloads, self._payloads = self._payloads, []
             self._route = None
             allowance = route.allowance
+            sizes = list(map(len, payloads))
+            largest = max(sizes)
+            bill = allowance.take_all(len(payloads), largest, sum(sizes))
             ready = None
-            if allowance.limited:
-                ready = allowance.ready_for(len(payloads), max(map(len, payloads)), lambda: payloads)
+            if bill is None and allowance.limited:
+                ready = allowance.ready_for(len(payloads), largest, lambda: payloads)
             if ready is None:
-                self._publish_run(route, payloads)
+                self._publish_run(route, payloads, bill)
             else:
                 # What comes behind it waits behind it, and it goes out although the client may have gone by then.
                 self._read_on_after(ready.addCallback(lambda _: self._publish_run(route, payloads)))
 
-    def _publish_run(self, route: Route, payloads: list[bytes]) -> None:
+    def _publish_run(self, route: Route, payloads: list[bytes], bill: Bill | None = None) -> None:
         gateway = self._gateway
-        bill = gateway.bill(route, len(payloads), max(map(len, payloads)), lambda: payloads)
+        if bill is None:
+            bill = gateway.bill(route, len(payloads), max(map(len, payloads)), lambda: payloads)
         if bill.refusal is not None:
             for _ in range(len(payloads) - bill.count):
                 self._refuse(bill.refusal)

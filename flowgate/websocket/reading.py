@@ -79,9 +79,8 @@ class Reading:
     def begun(self, feed: IFeed) -> None:
         """Take the feed, which may come after the client has left."""
         self._feed = feed
-        self._begin = feed.cursor
-        if self._held is not None:
-            self._begin = Cursor(self._begin.epoch, self._held.sequences[0] - 1)
+        if self._begin is None:
+            self._begin = feed.cursor
         if self._stopped:
             feed.stop()
         else:
@@ -130,6 +129,8 @@ class Reading:
     def read(self, run: Run) -> bool:
         if self._stopped:
             return False
+        if self._begin is None:  # a feed may give before anybody has it
+            self._begin = Cursor(self._connection.epoch, run.sequences[0] - 1)
         if self.holding:
             self._held = run
             self._waiting = True

@@ -109,9 +109,11 @@ class Play:
             self.token("t2")
         return self.accept()
 
-    def publish(self, value: object = "x", topic: str = "t", key: str | None = None) -> list[object]:
+    def publish(
+        self, value: object = "x", topic: str = "t", key: str | None = None, *, wait: bool = False
+    ) -> list[object]:
         got: list[object] = []
-        self.session.publish(topic, value, key, got.append, self.now)
+        self.session.publish(topic, value, key, got.append, self.now, wait=wait)
         return got
 
     def subscribe(self, filter_: str = "a/#", since: str | None = None, bound: int = 100, held: bool = True) -> Stream:
@@ -172,6 +174,11 @@ class ConnectingTests(SynchronousTestCase):
         play.session.when_open(opened.append)
         play.look()
         return opened[0] if opened else None
+
+    def test_bounds(self) -> None:
+        """With no room at all nothing would ever be sent, or asked for again."""
+        self.assertRaises(ValueError, Play, unacknowledged=0)
+        self.assertRaises(ValueError, Play().session.subscribe, "t", None, 0)
 
     def test_nobody_there(self) -> None:
         """If there is nobody at the start, that is the end; a patient client tries again."""
@@ -512,45 +519,50 @@ class PublishingTests(SynchronousTestCase):
             self.assertEqual(got, [[], []])
 
     def test_bound(self) -> None:
-        """So many messages may be under way; who waits is told when half of the room is free."""
-        play = Play(unacknowledged=4).open()
-        for _ in range(4):
-            play.publish()
-        self.assertTrue(play.session.full)
-        self.assertRaises(Full, play.publish)
-        room: list[object] = []
-        play.session.when_room(room.append)
+        """So many messages may be under way; those that wait are sent in their turn, and nobody overtakes them."""
+        play = Play(unacknowledged=2).open()
+        got = [play.publish(number, wait=True) for number in range(4)]
         frames = play.sent("publish")
-        play.ack(frames[0], cursor="e-1")
+        self.assertEqual([frame["message"] for frame in frames], [0, 1])
+        self.assertRaises(Full, play.publish)
+        for place in range(4):
+            self.assertEqual(frames[place]["message"], place)
+            play.ack(frames[place], cursor=f"e-{place}")
+            if place < 2:
+                self.assertRaises(Full, play.publish)
+                frames += play.sent("publish")
         play.look()
-        self.assertEqual((play.session.full, room), (False, []))
-        play.ack(frames[1], cursor="e-2")
+        self.assertEqual([one[0].id for one in got], [f"e-{place}" for place in range(4)])  # type: ignore[attr-defined]
+        play.publish()
+
+    def test_waiting_without_a_connection(self) -> None:
+        """What waits for room is sent in its turn on the next connection too, and fails with the client."""
+        play = Play(unacknowledged=1).open()
+        first, second, third = (play.publish(number, wait=True) for number in range(3))
         play.look()
-        self.assertEqual(room, [None])
+        play.session.lost(Unreachable("gone"), play.now)
+        play.advance(KEY_SECONDS)
+        play.look()
+        self.assertIsInstance(first[0], Unconfirmed)
+        self.assertEqual((second, third), ([], []))
+        play.sent("publish")
+        play.session.opened(play.now)
+        self.assertEqual([frame["message"] for frame in play.sent("publish")], [1])
+        play.session.end(errors.KeyDisabled())
+        play.look()
+        for waiting in (second, third):
+            self.assertIsInstance(waiting[0], errors.KeyDisabled)
 
     def test_bound_in_bytes(self) -> None:
         """Large messages are fewer."""
         play = Play().open()
         for _ in range(4):
-            self.assertFalse(play.session.full)
             play.publish("x" * (4 << 20))
-        self.assertTrue(play.session.full)
+        self.assertRaises(Full, play.publish)
         for frame in play.sent("publish"):
             play.ack(frame, cursor="e-1")
-        for _ in range(3):
+        for _ in range(4):
             play.publish("x" * (4 << 20))
-            self.assertFalse(play.session.full)
-
-    def test_no_room_any_more(self) -> None:
-        """Who waits for room is told of the end too."""
-        play = Play(unacknowledged=1).open()
-        play.publish()
-        room: list[object] = []
-        play.session.when_room(room.append)
-        play.session.end(errors.KeyDisabled())
-        play.look()
-        self.assertEqual((room, play.session.full), ([None], False))
-        self.assertRaises(errors.KeyDisabled, play.publish)
 
     def test_unconfirmed(self) -> None:
         """A message is not sent again once its key may not protect it any more; one never sent waits on."""
@@ -574,8 +586,8 @@ class PublishingTests(SynchronousTestCase):
             self.assertRaises(errors.InvalidJson, play.publish, value)
         for key in ("", "x" * 129, "a\nb"):
             self.assertRaises(errors.InvalidParameter, play.publish, "x", "t", key)
-        self.assertFalse(play.session.full)
         self.assertEqual(play.sent("publish"), [])
+        play.publish()
 
     def test_too_large_a_frame(self) -> None:
         """A gateway that closes for the size of a frame (1009) is not sent it again."""

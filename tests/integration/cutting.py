@@ -84,6 +84,8 @@ class CuttingProxy:
         if self._thread.is_alive():
             self._order(True)
             self._thread.join()
+            # Not by the thread: it may have found the order before it was woken, which is done all the same.
+            self._woken.close()
             self._waker.close()
 
     def _order(self, end: bool) -> None:
@@ -111,7 +113,6 @@ class CuttingProxy:
                     if end:
                         self._listener.close()
                         self._selector.close()
-                        self._woken.close()
                     done.set()
                     if end:
                         return

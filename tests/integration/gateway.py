@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect as connect_websocket
 
 from flowgate.mqtt import packets
@@ -47,6 +48,7 @@ class RunningGateway:
         self.data = Path(self._temporary.name) / "data" if self._temporary is not None else data or Path()
         self.environment: dict[str, str] = {}
         self.directory = ROOT
+        self.twistd: tuple[str, ...] = ()
         self._options = options
         self._config = config
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -76,7 +78,7 @@ class RunningGateway:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process and do not wait."""
         twistd = str(Path(sys.executable).with_name("twistd"))
-        command = [twistd, "-n", "--pidfile=", "flowgate", "--data", str(self.data)]
+        command = [twistd, "-n", "--pidfile=", *self.twistd, "flowgate", "--data", str(self.data)]
         if self._config:
             self.data.parent.mkdir(parents=True, exist_ok=True)
             config = self.data.parent / "flowgate.toml"
@@ -166,6 +168,16 @@ class RunningGateway:
         self._log.close()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    # -- what it counts
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over all its samples with these labels; 0 if there are none."""
+        status, text = self.request("GET", "/metrics")
+        assert status == 200, (status, text)
+        families = text_string_to_metric_families(text.decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     # -- keys and HTTP
 

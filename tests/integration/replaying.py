@@ -13,15 +13,18 @@ from typing import Any
 MADE_UP = frozenset(
     (
         *("id", "message_id", "key", "token", "access_token", "receipt", "sequence", "task", "request_id", "cursor"),
-        *("next", "oldest", "x", "y", "kid", "sender", "client", "secret"),
+        *("next", "oldest", "x", "y", "kid", "sender", "client", "secret", "link", "period"),
     )
 )
 """Members whose values an example makes up."""
 
 TIMES = frozenset(
     (
-        *("created_at", "modified_at", "sent_at", "first_received_at", "started_at", "ts", "since"),
+        *("created_at", "modified_at", "sent_at", "first_received_at", "started_at", "ts", "since", "at"),
         "retry_after_ms",
+        "resets_at",
+        "from",
+        "expires_at",
     )
 )
 """Members that say when: the real one only has the same form."""

@@ -166,7 +166,7 @@ class BrowserTests(StreamCase):
         tokens = json.dumps([second, self.token])
         self.page.run(f"const tokens = {tokens}, got = [];")
         self.page.run("listenFor(base, 't', async () => tokens.pop(), (message) => got.push(message.data))")
-        until(lambda: b"flowgate_connections 1\n" in self.gateway.request("GET", "/metrics")[1], "it reads")
+        until(lambda: self.gateway.metric("flowgate_connections") == 1, "it reads")
         self.publish(*MESSAGES)
         self.page.until(f"got.length >= {len(MESSAGES)}")
         self.gateway.request("POST", "/token/revoke", {"token": self.token})

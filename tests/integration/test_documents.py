@@ -28,16 +28,30 @@ PROGRAMS = Path(__file__).with_name("document_programs")
 
 STORY = """
 createKey till
+listAudit till
 listKeys keys
+describeKey key
+describeUser alice
 issueToken json
 issueToken narrowed
 issueToken form
 issueToken no_key
 revokeToken json
 keysOfTokens keys
+usage usage
+changeBalance paid
+userUsage alice
+ledger page
 createUser bob
 listUsers users
+setPlan bob
+createShare sales
+listShares alice
+describeShare sales
+revokeShare sales
 suspendUser bob
+deleteUser bob
+createSignInLink alice
 publish hello
 publish order
 publish order_again
@@ -84,6 +98,7 @@ removeQueue orders
 sqsByQuery welcome
 alive alive
 ready ready
+rotateKey till
 revokeKey key
 """
 """All examples, by operation and name, in an order in which each of them is true."""

@@ -144,9 +144,8 @@ class ChannelTests(SynchronousTestCase):
     def test_gone(self) -> None:
         """Clients that go without a word leave nothing behind."""
 
-        def streams() -> int:
-            text: bytes = self.gateway.request("GET", "/metrics")[1]
-            return int(text.partition(b"\nflowgate_connections ")[2].split()[0])
+        def streams() -> float:
+            return self.gateway.metric("flowgate_connections", protocol="sse")
 
         before = streams()
         for _, connection in self.sockets():

@@ -109,5 +109,5 @@ class StormTests(SynchronousTestCase):
         self.assertGreaterEqual(min(len(reader.marks) for reader in readers), 3)
 
         storm.close()
-        until(lambda: b"flowgate_connections 0\n" in gateway.request("GET", "/metrics")[1], "all connections are gone")
+        until(lambda: gateway.metric("flowgate_connections") == 0, "all connections are gone")
         self.assertNotIn("Traceback", gateway.log())

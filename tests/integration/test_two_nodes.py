@@ -4,11 +4,14 @@
 # (trial has no annotations)
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from websockets.exceptions import ConnectionClosed
 
 from flowgate.mqtt import packets
 from tests.integration.gateway import MqttClient, RunningGateway, until
@@ -29,6 +32,9 @@ history = { age = "1h" }
 
 QOS = {"HTTP": 1, "WebSocket": 0, "WebSocket with id": 1, "MQTT QoS 0": 0, "MQTT QoS 1": 1}
 """The quality of service that an MQTT subscriber at QoS 1 sees, by the way of publishing."""
+
+WITHIN_SECONDS = 2
+"""So soon what is taken away on one node is so on every node."""
 
 Seen = tuple[str, int | None]
 """A message as a subscriber saw it, and its quality of service if it came by MQTT."""
@@ -171,3 +177,52 @@ class TwoNodesTests(SynchronousTestCase):
             self.assertEqual(a.request("POST", "/token/revoke", {"token": token})[0], 200)
             self.assertTrue(mqtt.closed())
             self.assertTrue(stream.ended())
+
+    def test_accounts_elsewhere(self) -> None:
+        """What is done to a key or an account on one node ends all that is open on the other within two seconds."""
+        a, b = self.nodes
+        changes: dict[str, tuple[Callable[[str], Any], int, str]] = {
+            "rotated": (
+                lambda key: a.admin("POST", f"/keys/{key}/rotate", {"overlap_seconds": 0}),
+                4401,
+                "invalid_token",
+            ),
+            "revoked": (lambda key: a.admin("DELETE", f"/keys/{key}"), 4401, "invalid_token"),
+            "suspended": (
+                lambda _: a.admin("POST", "/users/suspended/suspend", {"suspended": True}),
+                4403,
+                "account_suspended",
+            ),
+            "removed": (lambda _: a.admin("DELETE", "/users/removed"), 4403, "account_suspended"),
+        }
+        path = "/api/v1/queues/q/messages?wait=20"
+        with ThreadPoolExecutor(1) as pool:
+            for user, (change, close_code, code) in changes.items():
+                key = b.key(user)
+                token: Any = b.request("POST", "/token/", {"api_key": key})[1]["token"]
+                b.request("PUT", "/api/v1/queues/q", {}, token)
+                with b.mqtt_client(token) as mqtt, b.websocket(token) as websocket, b.events(token, "t") as stream:
+                    poll = pool.submit(b.request, "GET", path, None, token)
+                    until(lambda: self.waiting(b) == 1, "the receive waits")
+                    change(key.partition(".")[0])
+                    deadline = time.monotonic() + WITHIN_SECONDS
+
+                    def left(deadline: float = deadline) -> float:
+                        return max(0.01, deadline - time.monotonic())
+
+                    mqtt.socket.settimeout(left())
+                    self.assertTrue(mqtt.closed(), user)
+                    self.assertTrue(stream.ended(left()), user)
+                    status, answer = poll.result(left())
+                    self.assertEqual((status, answer["code"]), (close_code - 4000, code), user)
+                    with self.assertRaises(ConnectionClosed) as closed:
+                        while True:
+                            websocket.connection.recv(left())
+                    assert closed.exception.rcvd is not None
+                    self.assertEqual(closed.exception.rcvd.code, close_code, user)
+
+    @staticmethod
+    def waiting(node: RunningGateway) -> int:
+        """How many receives wait at a node."""
+        found: int = node.admin("GET", "/status")["nodes"][0]["connections"].get("queue", 0)
+        return found

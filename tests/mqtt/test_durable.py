@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from flowgate.errors import BusUnavailable
+from flowgate.errors import BusUnavailable, TooManyConnections
 from flowgate.limits import Limits
 from flowgate.mqtt import packets
 from flowgate.mqtt.packets import Ack, Connack, Publish, Suback, Type, Will
@@ -686,6 +686,20 @@ class NodesTests(DurableTests):
         self.settle()
         self.assertTrue(first.closed)
         self.assertFalse(second.closed)
+
+    def test_no_room_elsewhere(self) -> None:
+        """A client that is refused for its last connection on another node has that one closed, and may come again."""
+        first, neighbour = self.node.peer("c"), self.node.peer("d")
+
+        def admit(user: str, _: int) -> None:
+            if self.node.connections.of_user(user) > 1:
+                raise TooManyConnections
+
+        self.other.connections.admit = admit
+        self.assertEqual(self.other.peer("c").got(), [Connack(False, 3)])
+        self.settle()
+        self.assertEqual((first.closed, neighbour.closed), (True, False))
+        self.assertEqual(self.other.peer("c").got(), [Connack(False, 0)])
 
     def test_taken_over_without_a_word(self) -> None:
         """A node that was cut off while another took its client over learns it by its next write, and lets go."""

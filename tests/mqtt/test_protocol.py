@@ -136,6 +136,19 @@ class ProtocolTests(SynchronousTestCase):
         self.assertTrue(first.closed)
         self.assertFalse(second.closed)
 
+    def test_takeover_at_the_limit(self) -> None:
+        """A client whose last connection is among as many as there may be takes that one's place, session and all."""
+        for clean in (True, False):
+            first = self.peer("same", clean_session=clean)
+            others = [self.peer(str(number)) for number in range(self.limits.connections - 1)]
+            self.assertEqual(self.node.peer("one more").got(), [Connack(False, 3)])
+            second = self.node.peer("same", clean_session=clean)
+            self.assertTrue(first.closed)
+            self.assertEqual(second.got(), [Connack(not clean, 0)])
+            self.assertEqual([other.closed for other in others], [False] * len(others))
+            for peer in (first, second, *others):
+                peer.lose()
+
     def test_identifiers_are_private(self) -> None:
         """The same client identifier of another account is another client."""
         first = self.peer("same")

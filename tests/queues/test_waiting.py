@@ -334,6 +334,17 @@ class EndedTests(QueuesTestCase):
         self.send("a")
         self.assertEqual((self.counts(), len(self.connections)), ((1, 0, 0), 0))
 
+    def test_revoked_before(self) -> None:
+        """Whose key was revoked while the queue was being opened does not begin to wait."""
+
+        def check(principal: Principal) -> None:
+            raise InvalidToken
+
+        self.connections.check = check
+        self.failureResultOf(self.wait(principal=self.principal), InvalidToken)
+        self.send("a")
+        self.assertEqual(self.counts(), (1, 0, 0))
+
     def test_going_away(self) -> None:
         """Who waits at a node that goes away is told to try again."""
         waiting = self.wait(principal=self.principal)

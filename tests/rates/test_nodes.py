@@ -9,9 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from flowgate.auth.permissions import Grants, Principal
+from flowgate.auth.records import ApiKey
 from flowgate.bus.memory_peers import MemoryPeers, MemoryPeersHub
 from flowgate.connections import Connections, IConnection
-from flowgate.errors import Refused, TooManyConnections, TooManySubscriptions
+from flowgate.errors import RateLimited, Refused, TooManyConnections, TooManySubscriptions
 from flowgate.rates.nodes import KEPT_SECONDS, SILENT_SECONDS, Rates
 from flowgate.rates.plan import RateLimits
 from flowgate.topics import Namespace
@@ -207,3 +208,53 @@ class CountTests(RatesTestCase):
         self.settle()
         two.connections.subscribe(second, 6)
         self.assertEqual(two.connections.subscriptions_of_user("alice"), 6)
+
+
+class TokenTests(RatesTestCase):
+    """Tokens that keys are exchanged for, on all nodes together."""
+
+    limits = RateLimits(token_rate=6)
+
+    def test_add_up(self) -> None:
+        """What one node has given is missing on the other, for this key; in the long run it is one node's rate."""
+        one, two = self.nodes(2)
+        self.take(one, 4)
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual(self.take(two, 9), 2)
+        self.assertEqual(self.take(two, 9, "other"), 6)
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual((self.take(one, 9), self.take(one, 9, "other")), (0, 0))
+        taken = 0
+        for _ in range(600):
+            self.clock.advance(1)
+            self.settle()
+            taken += self.take(one, 1) + self.take(two, 1)
+        self.assertTrue(60 <= taken <= 63, taken)
+
+    def test_unknown_account(self) -> None:
+        """A node counts them for accounts that nobody has asked it for yet."""
+        one, two = self.nodes(2)
+        self.take(one, 6, user="bob")
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual(self.take(two, 1, user="bob"), 0)
+
+    def test_older_node(self) -> None:
+        """A node of the version before says nothing of tokens."""
+        (node,) = self.nodes(1)
+        MemoryPeers(self.hub).tell("rates", b'{"node":"x","loads":{"alice":[1.0,0,0]},"whole":true,"gone":false}')
+        self.settle()
+        self.assertLess(node.rates._share("alice"), 1)
+
+    def take(self, node: Node, count: int, key: str = "key", user: str = "alice") -> int:
+        """Ask for so many tokens; how many there were."""
+        taken = 0
+        for _ in range(count):
+            try:
+                node.rates.take_token(ApiKey(key, user, "shop", "", Grants.everything(Namespace(user, "shop")), 0))
+            except RateLimited:
+                break
+            taken += 1
+        return taken

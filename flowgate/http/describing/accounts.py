@@ -47,7 +47,7 @@ _FORM: Schema = obj(
         "app": text("has to be the key's application"),
         "ttl": _LIFE,
         "scope": text(
-            "narrows: `publish:<filter>`, `subscribe:<filter>`, `queue:<name>`, `queue:send:<name>`, with spaces between"
+            "narrows: `publish:<filter>`, `subscribe:<filter>`, `queue:<name>`, `queue:send:<name>`; blanks between"
         ),
     },
     ("grant_type",),

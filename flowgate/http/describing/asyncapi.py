@@ -142,7 +142,10 @@ _FROM_GATEWAY: dict[str, tuple[str, Schema, Examples]] = {
             {
                 "id": _ID,
                 "topic": text("of a subscription or a publish"),
-                "cursor": {**CURSOR, "description": "of a publish: where it is stored"},
+                "cursor": {
+                    **CURSOR,
+                    "description": "of a publish: where it is stored; with `meta`: behind what the subscription begins",
+                },
                 "duplicate": flag("of a publish: whether the key had been used before"),
                 "client": text("with `presence`: the name of this connection"),
                 "count": _COUNT,
@@ -152,7 +155,7 @@ _FROM_GATEWAY: dict[str, tuple[str, Schema, Examples]] = {
             more=True,
         )[1],
         {
-            "resume": {"action": "ack", "id": 1, "topic": "sales/#"},
+            "resume": {"action": "ack", "id": 1, "topic": "sales/#", "cursor": "8mu5le6q-0"},
             "publish": {
                 "action": "ack",
                 "id": "p1",
@@ -221,11 +224,12 @@ _FROM_GATEWAY: dict[str, tuple[str, Schema, Examples]] = {
         _frame(
             "notice",
             {
-                "code": text("`token_expiring`, `going_away`, `gap`, or why the connection is closed"),
+                "code": text("`token_expiring`, `going_away`, `gap`, `usage_threshold`, or why the connection is closed"),
                 "expires_in": {"type": "integer", "description": "`token_expiring`: seconds"},
                 "topic": text("`gap`: the filter"),
                 "retry_after_ms": {"type": "integer", "description": "`going_away`: when to come back"},
                 "oldest": {**CURSOR, "description": "`gap`: from here on history is whole"},
+                "threshold": {"type": "integer", "description": "`usage_threshold`: per cent of the plan's units"},
                 "detail": text("for people"),
             },
             ("code",),

@@ -7,11 +7,13 @@ from flowgate.errors import (
     BusUnavailable,
     IdempotencyInProgress,
     IdempotencyKeyReused,
+    InsufficientBalance,
     InsufficientScope,
     Internal,
     InvalidJson,
     InvalidParameter,
     InvalidToken,
+    LimitReached,
     MessageTooLarge,
     MissingField,
     MissingToken,
@@ -30,6 +32,8 @@ ANY: Refusals = (InvalidParameter, MessageTooLarge, TargetTooLong, HeadTooLarge,
 WITH_TOKEN: Refusals = (*ANY, MissingToken, InvalidToken, AccountSuspended)
 WITH_KEY: Refusals = (IdempotencyInProgress, IdempotencyKeyReused)
 """What a message with an idempotency key can be refused with."""
+PAID: Refusals = (LimitReached, InsufficientBalance)
+"""What a message can be refused with that somebody pays for."""
 WITH_GRANT: Refusals = (*WITH_TOKEN, InsufficientScope)
 WITH_BODY: Refusals = (InvalidJson, MissingField, UnsupportedMediaType)
 ADMIN: Refusals = (*ANY, MissingToken, InvalidToken)

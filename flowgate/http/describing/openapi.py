@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from flowgate import __version__
-from flowgate.http.describing import accounts, queues, service, topics, webhooks
+from flowgate.http.describing import (
+    accounts,
+    administration,
+    dashboard,
+    queues,
+    service,
+    signing,
+    status,
+    topics,
+    usage,
+    webhooks,
+)
 from flowgate.http.describing.shapes import SCHEMAS
 from flowgate.http.describing.values import Operation
 from flowgate.limits import Limits
@@ -18,6 +29,7 @@ _TAGS = {
     "Queues and topics": "What is published on topics can be sent to a queue.",
     "Dead letters": "Messages that were received too often.",
     "Webhooks": "What is published on topics can be sent to URLs.",
+    "Usage": "What the account has used of its plan.",
     "Amazon SQS": "Unmodified SQS clients use the same queues.",
     "Administration": "For who holds the admin token.",
     "Health": "For machines that watch.",
@@ -66,9 +78,14 @@ def operations(limits: Limits) -> tuple[Operation, ...]:
     """Every call, with the bounds of this gateway."""
     return (
         *accounts.OPERATIONS,
+        *administration.OPERATIONS,
+        *dashboard.OPERATIONS,
+        *signing.OPERATIONS,
+        *status.OPERATIONS,
         *topics.operations(limits),
         *queues.OPERATIONS,
         *webhooks.OPERATIONS,
+        *usage.OPERATIONS,
         *service.OPERATIONS,
     )
 

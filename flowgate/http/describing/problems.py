@@ -83,7 +83,7 @@ EXPLAINED: Final[Mapping[str, Explanation]] = {
     "limit_reached": Explanation("The plan's limit is reached.", "Wait until `resets_at`, or have the plan changed."),
     "insufficient_balance": Explanation("The balance does not cover this.", "Add to the balance."),
     "insufficient_scope": Explanation(
-        "The token does not grant this topic, filter or queue.",
+        "The token does not grant this topic, filter or queue, or not what is to be done with it.",
         "Ask for a token with the grant, or have an API key made that has it. A filter needs one grant that takes in "
         "every topic it can name.",
     ),
@@ -141,12 +141,19 @@ EXPLAINED: Final[Mapping[str, Explanation]] = {
         "The transfer coding is not supported.", "Send the body with `Content-Length`, or `chunked`."
     ),
     "version_not_supported": Explanation("The version of HTTP is not supported.", "Speak HTTP/1.1."),
-    "rate_limited": Explanation("There were too many requests.", _WAIT),
+    "rate_limited": Explanation("There were more messages, bytes or requests than the rate permits.", _WAIT),
     "in_flight_limit": Explanation(
         "120,000 messages of the queue are with receivers.", "Delete those that are done; " + _WAIT.lower()
     ),
     "queue_full": Explanation("The queue holds 1,000,000 messages.", "Receive and delete some. " + _WAIT),
-    "too_many_connections": Explanation("The node serves as many connections as it may.", _WAIT),
+    "too_many_connections": Explanation(
+        "The node serves as many connections as it may, or the account has as many as its plan permits.",
+        f"{_WAIT} Close connections that are not needed.",
+    ),
+    "too_many_subscriptions": Explanation(
+        "The account's connections have as many subscriptions as its plan permits.",
+        "End some, or subscribe by wildcards.",
+    ),
     "internal": Explanation(
         "A fault of the gateway. The log holds the reason, the answer does not.",
         "Tell those who run the gateway the `request_id`.",

@@ -9,6 +9,7 @@ from flowgate.http.describing import shapes
 from flowgate.http.describing.accounts import KEY_ID
 from flowgate.http.describing.common import (
     IDEMPOTENCY_KEY,
+    PAID,
     QUEUE_NAME,
     WITH_BODY,
     WITH_GRANT,
@@ -54,7 +55,7 @@ _CALL: Refusals = (*WITH_GRANT, NotFound, RateLimited)
 """Any call of one queue: too many of them may be under way."""
 _BODY: Refusals = (*_CALL, *WITH_BODY)
 _BATCH: Refusals = (*_BODY, BatchEmpty, BatchTooMany, BatchIdInvalid, BatchIdRepeated)
-_SEND: Refusals = (InvalidAttribute, InvalidCharacters, QueueFull, Conflict)
+_SEND: Refusals = (InvalidAttribute, InvalidCharacters, QueueFull, Conflict, *PAID)
 
 _RECEIPT = text("the receipt of a receive", minLength=1)
 _RECEIPT_PARAMETER = Parameter("receipt", "path", _RECEIPT, "which receive of which message")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowgate import __version__
 from flowgate.errors import NotFound
-from flowgate.http.describing.common import ANY, NOBODY
+from flowgate.http.describing.common import ADMIN, ANY, NOBODY
 from flowgate.http.describing.shapes import QUEUE, answer, text
 from flowgate.http.describing.values import FORM, JSON, TEXT, Example, Operation, Parameter, Reply, Schema
 from flowgate.http.health import LINKS
@@ -109,9 +109,10 @@ OPERATIONS = (
         "metrics",
         "Health",
         "Figures for Prometheus",
+        "Programs on the gateway's machine are not asked for the token; nobody is, with `metrics = \"open\"`.",
         replies={200: Reply("Prometheus's text format 0.0.4", {"type": "string"}, TEXT)},
-        refusals=ANY,
-        security=NOBODY,
+        refusals=ADMIN,
+        security=("admin", "nobody"),
     ),
     Operation(
         "GET",

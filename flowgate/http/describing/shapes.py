@@ -97,8 +97,9 @@ QUEUE = text(
 )
 TOKEN_128 = r"^[!-~]{1,128}$"
 QUEUE_GRANT = text(
-    "a queue's name, or the beginning of names followed by `*`",
-    pattern=r"^([A-Za-z0-9_-]{1,80}(\.fifo)?|[A-Za-z0-9_.-]{0,80}\*)$",
+    "a queue's name, or the beginning of names followed by `*`; with `send:`, `receive:` or `manage:` before it for "
+    "that alone",
+    pattern=r"^((send|receive|manage):)?([A-Za-z0-9_-]{1,80}(\.fifo)?|[A-Za-z0-9_.-]{0,80}\*)$",
 )
 
 _DEFAULTS = {field.name: field.default for field in attrs.fields(QueueConfig)}
@@ -227,6 +228,13 @@ _SENT = {
     "duplicate": {"const": True, "description": "there if it repeats a message that is stored"},
 }
 
+USER: dict[str, Schema] = {
+    "user": text("the name", pattern=LABEL),
+    "created_at": SECONDS,
+    "suspended": {"type": "boolean"},
+    "plan": text("the name of the plan; empty for the default one"),
+}
+
 SCHEMAS: dict[str, Schema] = {
     "Problem": obj(
         {
@@ -349,9 +357,36 @@ SCHEMAS: dict[str, Schema] = {
         queues=listing({"type": "string"}),
         created_at=SECONDS,
         expires_at={"type": ["integer", "null"]},
+        last_used_at={"type": ["integer", "null"], "description": "at most a minute too early"},
         disabled=flag("whether it was revoked"),
+        successor={"type": ["string", "null"], "description": "the id of the key that it was rotated to"},
     ),
-    "User": answer(user=text("the name", pattern=LABEL), created_at=SECONDS, suspended={"type": "boolean"}),
+    "User": answer(**USER),
+    "Share": answer(
+        id=text("names the share", pattern="^FGSH[0-9A-F]{16}$"),
+        owner=text("whose topics they are", pattern=LABEL),
+        app=text("the owner's application", pattern=LABEL),
+        grantee=text("whose keys may use them", pattern=LABEL),
+        grantee_app={"type": ["string", "null"], "description": "the application whose keys may; null for all"},
+        publish=listing({"type": "string"}, "filters, full names"),
+        subscribe=listing({"type": "string"}, "filters, full names"),
+        name=text("what it is for"),
+        created_at=SECONDS,
+    ),
+    "AuditEntry": answer(
+        sequence={"type": "integer", "description": "its place in the log"},
+        at=TIME,
+        actor={"enum": ["admin", "user", "key", "gateway"], "description": "`admin` is who holds the admin token"},
+        actor_name={"type": ["string", "null"], "description": "the user's name, or the key's id"},
+        address={"type": ["string", "null"], "description": "where the request came from"},
+        request_id={"type": ["string", "null"]},
+        action=text("for example `key.create`"),
+        subject=text("on what: the id of a key or a share, the name of a user"),
+        user={"type": ["string", "null"], "description": "the account that it is about"},
+        refused={"type": ["string", "null"], "description": "the code of what it was refused with, if it was"},
+        detail={"type": "object", "description": "what else there is to say; never a secret"},
+        left_out=listing({"type": "string"}, "members of `detail` that were too long"),
+    ),
 }
 
 

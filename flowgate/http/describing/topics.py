@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flowgate.errors import InvalidTopic, MissingField, TooManyConnections
+from flowgate.errors import InvalidTopic, MissingField, RateLimited, TooManyConnections, TooManySubscriptions
 from flowgate.http import history, retained, subscribe
 from flowgate.http.describing import shapes
-from flowgate.http.describing.common import IDEMPOTENCY_KEY, QUERY_TOKEN, WITH_BODY, WITH_GRANT, WITH_KEY
+from flowgate.http.describing.common import IDEMPOTENCY_KEY, PAID, QUERY_TOKEN, WITH_BODY, WITH_GRANT, WITH_KEY
 from flowgate.http.describing.shapes import (
     CURSOR,
     ENCODING,
@@ -86,7 +86,7 @@ def operations(limits: Limits) -> tuple[Operation, ...]:
                 BYTES: {"description": "any bytes", "contentMediaType": BYTES},
             },
             replies={200: Reply("stored", ref("Published"))},
-            refusals=(*WITH_GRANT, *WITH_BODY, *WITH_KEY, InvalidTopic),
+            refusals=(*WITH_GRANT, *WITH_BODY, *WITH_KEY, *PAID, InvalidTopic, RateLimited),
             examples={
                 "hello": Example(
                     "a text",
@@ -163,7 +163,7 @@ def operations(limits: Limits) -> tuple[Operation, ...]:
             replies={
                 200: Reply("one result for each message, in order", answer(results=listing(_RESULT))),
             },
-            refusals=(*WITH_GRANT, *WITH_BODY, *WITH_KEY, InvalidTopic),
+            refusals=(*WITH_GRANT, *WITH_BODY, *WITH_KEY, *PAID, InvalidTopic, RateLimited),
             examples={
                 "two": Example(
                     "two messages",
@@ -215,7 +215,7 @@ def operations(limits: Limits) -> tuple[Operation, ...]:
                     {"Flow-Last-Event-ID": "where the stream begins in history"},
                 )
             },
-            refusals=(*WITH_GRANT, MissingField, InvalidTopic, TooManyConnections),
+            refusals=(*WITH_GRANT, MissingField, InvalidTopic, TooManyConnections, TooManySubscriptions),
             security=QUERY_TOKEN,
             examples={
                 "all": Example(

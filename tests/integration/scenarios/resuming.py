@@ -158,7 +158,7 @@ def slow_event_reader(stage: Stage) -> None:
 @scenario
 def slow_websocket(stage: Stage) -> None:
     """A WebSocket that does not read is cut off with 4508; from its last id it misses nothing."""
-    cut = stage.metric('flowgate_clients_cut_total{kind="websocket slow"}')
+    cut = stage.metric("flowgate_clients_cut_total", protocol="websocket", reason="slow")
     slow, fast = stage.websocket(max_queue=1), stage.websocket()
     for client in (slow, fast):
         client.subscribe("t")
@@ -175,7 +175,7 @@ def slow_websocket(stage: Stage) -> None:
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd else 0
     equal((code, seen), (4508, texts[: len(seen)]))
-    equal(stage.metric('flowgate_clients_cut_total{kind="websocket slow"}'), cut + 1)
+    equal(stage.metric("flowgate_clients_cut_total", protocol="websocket", reason="slow"), cut + 1)
     again = stage.subscriber("t", since=origin)
     equal([one["data"] for one in again.receive(90)], texts, "again")
 
@@ -183,7 +183,7 @@ def slow_websocket(stage: Stage) -> None:
 @scenario
 def slow_live_event_reader(stage: Stage) -> None:
     """A reader that does not take what history does not hold is cut off; the others get everything."""
-    cut = stage.metric('flowgate_clients_cut_total{kind="sse slow"}')
+    cut = stage.metric("flowgate_clients_cut_total", protocol="sse", reason="slow")
     slow, fast = stage.events("live/a"), stage.events("live/a")
     mqtt = stage.mqtt()
     texts = [f"{number} " + "x" * 100_000 for number in range(90)]
@@ -191,4 +191,4 @@ def slow_live_event_reader(stage: Stage) -> None:
         mqtt.publish("live/a", text.encode())
         equal(data(fast, 1), [text], "fast")
     true(slow.ended(), "it is cut off")
-    equal(stage.metric('flowgate_clients_cut_total{kind="sse slow"}'), cut + 1)
+    equal(stage.metric("flowgate_clients_cut_total", protocol="sse", reason="slow"), cut + 1)

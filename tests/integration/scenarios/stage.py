@@ -177,10 +177,9 @@ class Stage:
             found += page["messages"]
             since = page["next"]
 
-    def metric(self, name: str) -> float:
-        """One line of the metrics; 0 if it is not there."""
-        text = self.gateway.request("GET", "/metrics")[1].decode()
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " "))
+    def metric(self, name: str, **labels: str) -> float:
+        """See :meth:`RunningGateway.metric`."""
+        return self.gateway.metric(name, **labels)
 
     # -- chance
 

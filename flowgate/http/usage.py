@@ -1,0 +1,119 @@
+"""``/api/v1/usage`` and the balances of users."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from flowgate.auth.accounts import Accounts
+from flowgate.auth.records import User
+from flowgate.billing.plans import MOST_UNITS
+from flowgate.billing.service import Billing
+from flowgate.billing.usage import LedgerEntry, Usage
+from flowgate.errors import NotFound
+from flowgate.http.admin.access import AdminAccess
+from flowgate.http.answers import Answer, Route, json_answer
+from flowgate.http.bodies import Members, check_known, query_integer, read_object, read_query
+from flowgate.http.credentials import Credentials
+from flowgate.http.request import Request
+
+MOST_ENTRIES = 1000
+_ENTRIES = 100
+_USAGE = "/api/v1/usage"
+_BALANCE = "/api/v1/admin/users/<user>/balance"
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S.000Z}"
+
+
+def shown_usage(usage: Usage) -> dict[str, object]:
+    return {
+        "user": usage.user,
+        "plan": usage.plan,
+        "period": usage.period.name,
+        "started_at": _time(usage.period.start),
+        "resets_at": _time(usage.period.end),
+        "used": usage.used,
+        "limit": usage.limit,
+        "remaining": usage.remaining,
+        "balance": usage.balance,
+        "keys": dict(usage.keys),
+        "hours": [{"from": f"{name}:00:00.000Z", "used": used} for name, used in usage.hours],
+        "days": [{"from": f"{name}T00:00:00.000Z", "used": used} for name, used in usage.days],
+    }
+
+
+def shown_entry(entry: LedgerEntry) -> dict[str, object]:
+    return {
+        "sequence": entry.sequence,
+        "id": entry.id,
+        "at": _time(entry.at),
+        "kind": entry.kind,
+        "units": entry.units,
+        "balance": entry.balance,
+        "period": entry.period,
+        **entry.more,
+    }
+
+
+class UsageCalls:
+    """Shows what accounts have used, and changes their balances."""
+
+    def __init__(self, billing: Billing, accounts: Accounts, credentials: Credentials, access: AdminAccess) -> None:
+        self._billing = billing
+        self._accounts = accounts
+        self._credentials = credentials
+        self._access = access
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", _USAGE, self.usage),
+            Route("GET", f"{_USAGE}/ledger", self.ledger),
+            Route("GET", _BALANCE, self.balance),
+            Route("POST", _BALANCE, self.add),
+        ]
+
+    async def usage(self, request: Request) -> Answer:
+        principal = self._credentials.principal(request)
+        check_known(read_query(request), (), "parameter")
+        return json_answer(shown_usage(await self._billing.usage(principal.user)))
+
+    async def ledger(self, request: Request) -> Answer:
+        principal = self._credentials.principal(request)
+        query = read_query(request)
+        check_known(query, ("before", "limit"), "parameter")
+        before = query_integer(query, "before", 1, 2**63 - 1)
+        limit = query_integer(query, "limit", 1, MOST_ENTRIES) or _ENTRIES
+        entries = await self._billing.ledger(principal.user, before, limit)
+        following = entries[-1].sequence if len(entries) == limit else None
+        return json_answer({"entries": [shown_entry(entry) for entry in entries], "before": following})
+
+    def _user(self, name: str) -> User:
+        user = self._accounts.keyring.user(name)
+        if user is None:
+            raise NotFound(f"there is no user {name[:40]}")
+        return user
+
+    async def balance(self, request: Request, user: str) -> Answer:
+        self._access.admit(request)
+        return json_answer(shown_usage(await self._billing.usage(self._user(user).name)))
+
+    async def add(self, request: Request, user: str) -> Answer:
+        actor = self._access.admit(request)
+        body = Members(read_object(request))
+        body.only("units", "id", "note")
+        units = body.integer("units", -MOST_UNITS, MOST_UNITS) or 0
+        change_id = body.text("id")
+        body.value("units")
+        note = body.optional_text("note") or ""
+        name = self._user(user).name
+        changed = await self._accounts.audit.around(
+            actor,
+            "balance.change",
+            name,
+            lambda: self._billing.balances.add(name, units, change_id, note),
+            user=name,
+            units=units,
+            id=change_id,
+        )
+        return json_answer({"user": name, "balance": changed.balance, "changed": changed.changed})
