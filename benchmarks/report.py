@@ -25,15 +25,18 @@ class Measured:
 
 
 def ratios(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """Our median beside each peer's, by row and peer; a row without a comparison is left out."""
+    """Our median beside each peer's, by row and peer; a row without a comparison is left out.
+
+    Whoever has run the row itself is compared by that, also where the others are by another row.
+    """
     by_name = {one.row.name: one for one in measured}
     found: dict[str, dict[str, float]] = {}
     for one in measured:
-        peers, ours = by_name.get(one.row.against or one.row.name), one.median(US)
-        if peers is None or not ours:
+        peers, ours = by_name.get(one.row.against or one.row.name, one), one.median(US)
+        if not ours:
             continue
-        for target in peers.values:
-            theirs = peers.median(target)
+        for target in dict.fromkeys((*one.values, *peers.values)):
+            theirs = one.median(target) or peers.median(target)
             if target != US and theirs:
                 ratio = theirs / ours if one.row.less_is_better else ours / theirs
                 found.setdefault(one.row.name, {})[target] = ratio

@@ -140,7 +140,7 @@ class TooManyConnections(Refused):
 
 
 class TooManySubscriptions(Refused):
-    status, code, title = 429, "too_many_subscriptions", "Too many subscriptions"
+    status, code, title, default_retry_after = 429, "too_many_subscriptions", "Too many subscriptions", 5
 
 
 class Internal(Refused):

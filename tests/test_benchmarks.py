@@ -8,15 +8,18 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import attrs
 from twisted.internet.task import Clock
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import connections, exchanges, fanout, flows, load, queues, report, targets, wire
+from benchmarks.__main__ import options
 from benchmarks.connections import Failed, HttpConnection, Server, close_mqtt, open_websocket
 from benchmarks.exchanges import Span, Worker
 from benchmarks.flows import Completer, Subscriber
@@ -24,6 +27,12 @@ from benchmarks.lanes import Lane, MarkReceiver, Receiver, Sender
 from benchmarks.report import Measured
 from benchmarks.rows import ROWS, Row, select
 from benchmarks.targets import TARGETS
+from flowgate.billing.plans import parse_plan
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def measured(row: Row, values: Mapping[str, list[float]], **errors: list[str]) -> Measured:
@@ -64,6 +73,13 @@ class RatioTests(SynchronousTestCase):
         ]
         self.assertEqual(report.ratios(rows)["kept"], {"mosquitto": 0.5})
 
+    def test_same_row_before_another(self) -> None:
+        """Whoever has run a row of our own is compared by it, with or without the row that the others are compared by."""
+        own = measured(KEPT, {"flowgate": [50.0], "flowgate-limited": [40.0]})
+        other = measured(FAST, {"flowgate-limited": [200.0], "mosquitto": [100.0]})
+        self.assertEqual(report.ratios([other, own])["kept"], {"flowgate-limited": 1.25, "mosquitto": 0.5})
+        self.assertEqual(report.ratios([own]), {"kept": {"flowgate-limited": 1.25}})
+
     def test_no_ratio_without_both(self) -> None:
         """A row that a peer or we did not run has no ratio, and does no harm."""
         rows = [measured(FAST, {"mosquitto": [100.0]}), measured(SLOW, {"flowgate": [1.0]})]
@@ -101,7 +117,8 @@ class RowTests(SynchronousTestCase):
         self.assertEqual(
             does,
             {
-                "flowgate": ["fast", "kept", "session", "sqs", "http"],
+                "flowgate": [row.name for row in rows],
+                "flowgate-limited": [row.name for row in rows],
                 "nats-server": every,
                 "mosquitto": every,
                 "mosquitto-disk": ["session"],
@@ -109,6 +126,20 @@ class RowTests(SynchronousTestCase):
                 "moto_server": ["sqs"],
             },
         )
+
+    def test_limited(self) -> None:
+        """The gateway with limits has a plan in which every bound is set."""
+        configured = tomllib.loads(targets._LIMITED)
+        plan = parse_plan("all", configured["plans"]["all"])
+        self.assertEqual((configured["default_plan"], plan.limited, plan.prepaid), ("all", True, True))
+        self.assertEqual([name for name, value in attrs.asdict(plan.rates).items() if value is None], [])
+
+    def test_our_own_are_named(self) -> None:
+        """The gateway configured otherwise is measured only if it is named."""
+        self.patch(sys, "argv", ["benchmarks"])
+        self.assertEqual([one.name for one in options().targets if one.ours], [])
+        self.patch(sys, "argv", ["benchmarks", "--targets", "flowgate,flowgate-limited"])
+        self.assertEqual([one.name for one in options().targets], ["flowgate", "flowgate-limited"])
 
     def test_program_alone_is_not_enough(self) -> None:
         """nginx without its module nchan is no target, and that is found out before it is started."""

@@ -48,6 +48,9 @@ class ProblemTests(SynchronousTestCase):
     def test_retry_after(self) -> None:
         """When to come again is told in whole seconds."""
         self.assertIn((b"Retry-After", b"7"), problem_answer(errors.RateLimited(retry_after=7), "r").headers)
+        for kind in refusals():
+            if kind.status in (429, 503):
+                self.assertIn(b"Retry-After", dict(problem_answer(kind("why"), "r").headers), kind)
 
     def test_further_members(self) -> None:
         """What a refusal brings along is shown, but takes nothing else's place."""

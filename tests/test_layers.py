@@ -39,6 +39,7 @@ ROOMS = (
     "client.streams",
     "client.core",
     "client.driver",
+    "client.reading",
     # what the rooms ask of each other
     "interfaces",
     "gate",

@@ -111,6 +111,14 @@ class Grants:
         whole = (Grant(home, "#"),)
         return cls(whole, whole, ("*",))
 
+    def whole(self, home: Namespace) -> bool:
+        """Whether everything that can be done inside one namespace is granted."""
+        return (
+            any(grant.covers(home, "#") for grant in self.publish)
+            and any(grant.covers(home, "#") for grant in self.subscribe)
+            and "*" in self.queues
+        )
+
     def may_publish(self, topic: Topic) -> bool:
         return any(grant.covers(topic.namespace, topic.name) for grant in self.publish)
 

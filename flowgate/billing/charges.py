@@ -59,8 +59,7 @@ class Charge(Bill):
         return self.units // self.held.price if self.held.price else 0
 
     def each(self) -> list[Bill]:
-        units = self.units // self.count
-        return [Charge(self.allowance, self.key, 1, units, self.held) for _ in range(self.count)]
+        return [Charge(self.allowance, self.key, 1, self.units // self.count, self.held) for _ in range(self.count)]
 
 
 class Standing:

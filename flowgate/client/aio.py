@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
 from random import random
 from types import TracebackType
 from typing import Any, cast
-from weakref import ref
 
 from flowgate.client.core import Session
 from flowgate.client.driver import Driver, Line
-from flowgate.client.streams import State
-from flowgate.client.values import Gap, Message, Published
+from flowgate.client.reading import Reading
+from flowgate.client.values import Gap, Published
 
 BUFFER = 1000
 """Messages of one subscription that may wait for their reader."""
@@ -229,85 +228,22 @@ class Client:
         :raises Conflict: if it has topics in common with another subscription of this client.
         :raises ValueError: if ``buffer`` is below 1.
         """
-        return Subscription(self, filter_, since, buffer, on_gap)
+        return Subscription(self.driver, self._pending, filter_, since, buffer, on_gap)
+
+    def _pending(self) -> tuple[Awaitable[None], Callable[[], None]]:
+        waiting: asyncio.Future[None] = self.loop.create_future()
+        return waiting, partial(_setting(waiting), None)
 
 
-class Subscription:
-    """A subscription: an asynchronous iterator of messages, and a context manager that ends it.
-
-    Entering ``async with`` waits until it holds; the iterator alone does not.  It ends too when it is forgotten.
-    """
-
-    def __init__(
-        self, client: Client, filter_: str, since: str | None, buffer: int, on_gap: Callable[[Gap], None] | None
-    ) -> None:
-        self._client = client
-        self._on_gap = on_gap
-        self._stream = client.session.subscribe(filter_, since, buffer, ref(self))
-        client.driver.turn()
-
-    async def _changed(self) -> None:
-        changed: asyncio.Future[None] = self._client.loop.create_future()
-        setting = _setting(changed)
-
-        def wake() -> None:
-            setting(None)
-
-        self._client.session.wait(self._stream, wake)
-        self._client.driver.turn()
-        try:
-            await changed
-        finally:
-            if self._stream.wake is wake:
-                self._stream.wake = None
+class Subscription(Reading):
+    """A subscription; what is read from it and how is told by :class:`~flowgate.client.reading.Reading`."""
 
     async def held(self) -> None:
         """Wait until the gateway has acknowledged the subscription.
 
         :raises Refused: if the gateway refuses: a class of :mod:`flowgate.errors`.
         """
-        while self._stream.state in (State.WANTED, State.ASKED):
-            await self._changed()
-        if self._stream.error is not None and not self._stream.items:
-            raise self._stream.error
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        stream, session = self._stream, self._client.session
-        while True:
-            while not stream.items:
-                if stream.state is State.ENDED:
-                    if stream.error is None:
-                        raise StopAsyncIteration
-                    raise stream.error
-                await self._changed()
-            item = session.next_of(stream)
-            self._client.driver.turn()
-            if isinstance(item, Message):
-                return item
-            if self._on_gap is None:
-                raise item
-            self._on_gap(item)
-
-    async def aclose(self) -> None:
-        """End the subscription; what was not read yet is dropped."""
-        self._client.session.unsubscribe(self._stream)
-        self._client.driver.turn()
-
-    async def __aenter__(self) -> Subscription:
-        try:
-            await self.held()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
+        await self._until_held()
 
 
 def _setting(future: asyncio.Future[Any]) -> Callable[[object], None]:

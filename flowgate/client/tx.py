@@ -6,11 +6,11 @@ Methods that wait give a :class:`~twisted.internet.defer.Deferred`, which a coro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from random import random
 from types import TracebackType
 from typing import Any
-from weakref import ref
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -22,8 +22,8 @@ from twisted.python.failure import Failure
 
 from flowgate.client.core import Session
 from flowgate.client.driver import Driver, Line, Place
-from flowgate.client.streams import State
-from flowgate.client.values import Gap, Message, Published
+from flowgate.client.reading import Reading
+from flowgate.client.values import Gap, Published
 
 BUFFER = 1000
 """Messages of one subscription that may wait for their reader."""
@@ -245,85 +245,22 @@ class Client:
         on_gap: Callable[[Gap], None] | None = None,
     ) -> Subscription:
         """Subscribe; see :meth:`flowgate.client.aio.Client.subscribe`."""
-        return Subscription(self, filter_, since, buffer, on_gap)
+        return Subscription(self.driver, self._pending, filter_, since, buffer, on_gap)
+
+    def _pending(self) -> tuple[Awaitable[None], Callable[[], None]]:
+        waiting: Deferred[None] = Deferred()
+        return waiting, partial(_firing(waiting), None)
 
 
-class Subscription:
-    """A subscription: an asynchronous iterator of messages, and a context manager that ends it."""
-
-    def __init__(
-        self, client: Client, filter_: str, since: str | None, buffer: int, on_gap: Callable[[Gap], None] | None
-    ) -> None:
-        self._client = client
-        self._on_gap = on_gap
-        self._stream = client.session.subscribe(filter_, since, buffer, ref(self))
-        client.driver.turn()
-
-    async def _changed(self) -> None:
-        changed: Deferred[None] = Deferred()
-        fire = _firing(changed)
-
-        def wake() -> None:
-            fire(None)
-
-        self._client.session.wait(self._stream, wake)
-        self._client.driver.turn()
-        try:
-            await changed
-        finally:
-            if self._stream.wake is wake:
-                self._stream.wake = None
-
-    async def _held(self) -> None:
-        while self._stream.state in (State.WANTED, State.ASKED):
-            await self._changed()
-        if self._stream.error is not None and not self._stream.items:
-            raise self._stream.error
+class Subscription(Reading):
+    """A subscription; what is read from it and how is told by :class:`~flowgate.client.reading.Reading`."""
 
     def held(self) -> Deferred[None]:
         """Wait until the gateway has acknowledged the subscription.
 
         :returns: a Deferred; it fails with a class of :mod:`flowgate.errors` if the gateway refuses.
         """
-        return Deferred.fromCoroutine(self._held())
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        stream, session = self._stream, self._client.session
-        while True:
-            while not stream.items:
-                if stream.state is State.ENDED:
-                    if stream.error is None:
-                        raise StopAsyncIteration
-                    raise stream.error
-                await self._changed()
-            item = session.next_of(stream)
-            self._client.driver.turn()
-            if isinstance(item, Message):
-                return item
-            if self._on_gap is None:
-                raise item
-            self._on_gap(item)
-
-    async def aclose(self) -> None:
-        """End the subscription; what was not read yet is dropped."""
-        self._client.session.unsubscribe(self._stream)
-        self._client.driver.turn()
-
-    async def __aenter__(self) -> Subscription:
-        try:
-            await self._held()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
+        return Deferred.fromCoroutine(self._until_held())
 
 
 def _firing(deferred: Deferred[Any]) -> Callable[[object], None]:

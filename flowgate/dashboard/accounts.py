@@ -7,11 +7,12 @@ from collections import Counter
 from flowgate.auth.accounts import Accounts
 from flowgate.auth.audit import Actor
 from flowgate.auth.records import User
-from flowgate.billing.plans import Plans
+from flowgate.billing.plans import MOST_UNITS
 from flowgate.dashboard.admission import Admission
 from flowgate.dashboard.links import Link, Links
 from flowgate.dashboard.logins import Logins
 from flowgate.dashboard.sessions import Sessions
+from flowgate.dashboard.usage import IBilling
 from flowgate.errors import InvalidParameter, NotFound
 from flowgate.http.admin.audit import shown_entry
 from flowgate.http.answers import Answer, Route, json_answer
@@ -23,8 +24,8 @@ from flowgate.nodes import Nodes
 _ADMIN = "/dashboard/api/admin"
 _ACCOUNTS = f"{_ADMIN}/accounts"
 
-PAGE = 500
-"""Accounts that are shown."""
+PAGE = 100
+"""Accounts on one page."""
 ENTRIES = 50
 """Entries of the audit log on one page."""
 _HIGHEST = 2**53 - 1
@@ -41,13 +42,14 @@ class AccountPages:
         sessions: Sessions,
         links: Links,
         nodes: Nodes,
-        plans: Plans | None,
+        billing: IBilling | None,
     ) -> None:
         self._admission = admission
         self._accounts = accounts
         self._keyring = accounts.keyring
         self._nodes = nodes
-        self._plans = plans
+        self._billing = billing
+        self._plans = None if billing is None else billing.plans
         self._logins = logins
         self._sessions = sessions
         self._links = links
@@ -58,20 +60,43 @@ class AccountPages:
             Route("POST", _ACCOUNTS, self.create),
             Route("POST", f"{_ACCOUNTS}/<user>/suspend", self.suspend),
             Route("POST", f"{_ACCOUNTS}/<user>/link", self.link),
-            *([] if self._plans is None else [Route("POST", f"{_ACCOUNTS}/<user>/plan", self.set_plan)]),
+            *(() if self._billing is None else self._billing_routes(self._billing)),
             Route("GET", f"{_ADMIN}/nodes", self.nodes),
             Route("GET", f"{_ADMIN}/audit", self.audit),
         ]
 
+    def _billing_routes(self, billing: IBilling) -> list[Route]:
+        balance = f"{_ACCOUNTS}/<user>/balance"
+
+        async def show(request: Request, user: str) -> Answer:
+            return await self.balance(request, user, billing)
+
+        async def add(request: Request, user: str) -> Answer:
+            return await self.add_units(request, user, billing)
+
+        return [
+            Route("POST", f"{_ACCOUNTS}/<user>/plan", self.set_plan),
+            Route("GET", balance, show),
+            Route("POST", balance, add),
+        ]
+
     async def listing(self, request: Request) -> Answer:
         await self._admission.administrator(request)
+        query = read_query(request)
+        check_known(query, ("prefix", "cursor"), "parameter")
         every = self._keyring.keys()
         keys = Counter(key.user for key in every if not key.disabled)
-        users = self._keyring.users()
-        shown = [self._shown(user, keys[user.name]) for user in users[:PAGE]]
-        plans = [] if self._plans is None else sorted(plan.name for plan in self._plans)
-        default = "" if self._plans is None else self._plans.default.name
-        return json_answer({"accounts": shown, "count": len(users), "plans": plans, "default_plan": default})
+        found = self._keyring.users_page(one_value(query, "prefix"), one_value(query, "cursor"), PAGE + 1)
+        return json_answer(
+            {
+                "accounts": [self._shown(user, keys[user.name]) for user in found[:PAGE]],
+                "next": found[PAGE - 1].name if len(found) > PAGE else None,
+                "count": len(self._keyring.users()),
+                "plans": [] if self._plans is None else sorted(plan.name for plan in self._plans),
+                "default_plan": "" if self._plans is None else self._plans.default.name,
+                "balances": self._billing is not None,
+            }
+        )
 
     def _shown(self, user: User, keys: int) -> dict[str, object]:
         login = self._logins.find(user.name)
@@ -123,12 +148,45 @@ class AccountPages:
         keys = sum(not key.disabled for key in self._keyring.keys(user))
         return json_answer(self._shown(found, keys))
 
+    def _user(self, name: str) -> User:
+        """:raises NotFound: if there is no such account."""
+        user = self._keyring.user(name)
+        if user is None:
+            raise NotFound("there is no such account")
+        return user
+
+    async def balance(self, request: Request, user: str, billing: IBilling) -> Answer:
+        """What an account has, and has used."""
+        await self._admission.administrator(request)
+        found = await billing.usage(self._user(user).name)
+        prepaid = billing.plans.of(user).prepaid
+        shown = {"user": user, "plan": found.plan, "used": found.used, "limit": found.limit, "prepaid": prepaid}
+        return json_answer({**shown, "balance": found.balance or 0})
+
+    async def add_units(self, request: Request, user: str, billing: IBilling) -> Answer:
+        """Add units to a balance, or take them away; the page's ``id`` makes that the same request counts once."""
+        visitor = await self._admission.administrator(request)
+        body = Members(read_object(request))
+        body.only("units", "id", "note")
+        body.value("units")
+        units, change_id = body.integer("units", -MOST_UNITS, MOST_UNITS) or 0, body.text("id")
+        note = body.optional_text("note") or ""
+        name = self._user(user).name
+        changed = await self._accounts.audit.around(
+            visitor.actor(request),
+            "balance.change",
+            name,
+            lambda: billing.balances.add(name, units, change_id, note),
+            user=name,
+            units=units,
+            id=change_id,
+        )
+        return json_answer({"user": name, "balance": changed.balance, "changed": changed.changed})
+
     async def link(self, request: Request, user: str) -> Answer:
         """Make a link by which a user comes to a new password."""
         visitor = await self._admission.administrator(request)
-        if self._keyring.user(user) is None:
-            raise NotFound("there is no such account")
-        return await self._linked(visitor.actor(request), user, None)
+        return await self._linked(visitor.actor(request), self._user(user).name, None)
 
     async def _linked(self, actor: Actor, user: str, admin: bool | None) -> Answer:
         await self._accounts.audit.note(actor, "link.create", user, user=user, admin=admin)

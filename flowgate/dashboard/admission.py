@@ -16,8 +16,11 @@ from flowgate.errors import InsufficientScope, MissingToken, NotFound, OriginNot
 from flowgate.http.request import Request
 
 COOKIE = "flowgate_session"
+DEVICE_COOKIE = "flowgate_device"
 CSRF = "X-CSRF-Token"
 PATH = "/dashboard"
+
+_DEVICE_SECONDS = 365 * 24 * 3600
 
 
 @attrs.frozen(slots=True)
@@ -57,11 +60,20 @@ def address_of(request: Request) -> str:
 
 def session_id_of(request: Request) -> str:
     """What the browser says its session is; empty if it says nothing, or two things."""
+    return _cookie(request, COOKIE)
+
+
+def device_id_of(request: Request) -> str:
+    """What the browser says it was called when somebody signed in; empty if it says nothing, or two things."""
+    return _cookie(request, DEVICE_COOKIE)
+
+
+def _cookie(request: Request, wanted: str) -> str:
     found = {
         value.strip()
         for line in request.values(b"cookie")
         for name, _, value in (pair.partition(b"=") for pair in line.split(b";"))
-        if name.strip() == COOKIE.encode()
+        if name.strip() == wanted.encode()
     }
     return found.pop().decode("latin-1") if len(found) == 1 else ""
 
@@ -83,11 +95,16 @@ class Admission:
         browser, or before with the session.
         """
         value = f"{COOKIE}={session_id}; Path={PATH}; HttpOnly; SameSite=Strict"
-        if not session_id:
-            value += "; Max-Age=0"
-        if self._secure or is_secure(request):
-            value += "; Secure"
-        return b"Set-Cookie", value.encode()
+        return self._given(request, value if session_id else f"{value}; Max-Age=0")
+
+    def device_cookie(self, request: Request, device_id: str) -> tuple[bytes, bytes]:
+        """The header field by which a browser is known again after its session; it lets nobody in."""
+        value = f"{DEVICE_COOKIE}={device_id}; Path={PATH}; HttpOnly; SameSite=Strict; Max-Age={_DEVICE_SECONDS}"
+        return self._given(request, value)
+
+    def _given(self, request: Request, value: str) -> tuple[bytes, bytes]:
+        secure = "; Secure" if self._secure or is_secure(request) else ""
+        return b"Set-Cookie", f"{value}{secure}".encode()
 
     def check_origin(self, request: Request) -> None:
         """Check that a change is asked for by a page of ours, as far as the browser tells.

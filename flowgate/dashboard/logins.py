@@ -22,6 +22,8 @@ AT_ONCE = 2
 """Passwords that are hashed at the same time: each takes 32 MiB and a core for a fraction of a second."""
 WAITING = 30
 """Passwords that wait for that: beyond, who comes is asked to come again."""
+MOST_DEVICES = 10
+"""Browsers of one user that are known; beyond, the one that came first is forgotten."""
 
 _ATTEMPTS = 5
 _T = TypeVar("_T")
@@ -41,6 +43,7 @@ class Login:
     :ivar admin: whether this user may see and change what belongs to others.
     :ivar generation: grows when the password changes: sessions of an older one have ended.
     :ivar keys: the API keys that the pages' own connections are made with, by application.
+    :ivar devices: the hashes of the ids of browsers that have signed in since the password was set.
     """
 
     user: str
@@ -49,6 +52,7 @@ class Login:
     generation: int
     password: PasswordHash
     keys: dict[str, str] = attrs.field(factory=dict)
+    devices: list[str] = attrs.field(factory=list)
 
     def to_json(self) -> bytes:
         record = {
@@ -58,6 +62,7 @@ class Login:
             "generation": self.generation,
             "password": self.password.members(),
             "keys": self.keys,
+            "devices": self.devices,
         }
         return json.dumps(record).encode()
 
@@ -68,7 +73,7 @@ class Login:
         :raises ValueError, TypeError, KeyError: if it is something else.
         """
         record: dict[str, Any] = json.loads(data)
-        kinds = {"user": str, "app": str, "admin": bool, "generation": int, "keys": dict}
+        kinds = {"user": str, "app": str, "admin": bool, "generation": int, "keys": dict, "devices": list}
         for name, kind in kinds.items():
             if type(record[name]) is not kind:
                 raise TypeError(f"{name} must be {kind.__name__}")
@@ -175,15 +180,25 @@ class Logins:
             )
         return login
 
+    async def hashed(self, user: str, password: str) -> PasswordHash:
+        """Hash a new password, for :meth:`set_hash`.
+
+        :raises InvalidParameter: if the password is not allowed.
+        :raises RateLimited: if too many ask at once.
+        """
+        check_password(password, user)
+        return await self._slow(PasswordHash.of, password, self._cost)
+
     async def set_password(self, user: str, password: str, *, app: str = "", admin: bool | None = None) -> Login:
-        """Give a user a password; older sessions end.
+        """Give a user a password; see :meth:`hashed` and :meth:`set_hash`."""
+        return await self.set_hash(user, await self.hashed(user, password), app=app, admin=admin)
+
+    async def set_hash(self, user: str, fresh: PasswordHash, *, app: str = "", admin: bool | None = None) -> Login:
+        """Give a user a password; older sessions end, and no browser is known any more.
 
         :param app: that the pages show first; empty: as it was.
         :param admin: whether the user becomes an administrator; ``None``: as it was.
-        :raises InvalidParameter: if the password is not allowed.
         """
-        check_password(password, user)
-        fresh = await self._slow(PasswordHash.of, password, self._cost)
 
         def change(one: Login | None) -> Login:
             if one is None:
@@ -192,6 +207,7 @@ class Logins:
                 one,
                 password=fresh,
                 generation=one.generation + 1,
+                devices=[],
                 app=app or one.app,
                 admin=one.admin if admin is None else admin,
             )
@@ -201,6 +217,13 @@ class Logins:
     async def note_key(self, user: str, app: str, key_id: str) -> Login:
         """Note the API key that the pages' connections are made with in an application."""
         return await self._edit(user, lambda one: attrs.evolve(one, keys={**one.keys, app: key_id}))
+
+    async def note_device(self, user: str, device: str) -> Login:
+        """Note a browser that has signed in.
+
+        :param device: the hash of its id.
+        """
+        return await self._edit(user, lambda one: attrs.evolve(one, devices=[*one.devices, device][-MOST_DEVICES:]))
 
     async def _edit(self, user: str, change: Callable[[Login], Login]) -> Login:
         def changed(one: Login | None) -> Login:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 from flowgate import __version__
 from flowgate.auth.accounts import Accounts
-from flowgate.dashboard.admission import Admission, actor_of, address_of, session_id_of
+from flowgate.dashboard.admission import Admission, actor_of, address_of, device_id_of, session_id_of
 from flowgate.dashboard.attempts import Attempts
 from flowgate.dashboard.links import Links
 from flowgate.dashboard.logins import Login, Logins
 from flowgate.dashboard.passwords import LONGEST, SHORTEST, check_password
 from flowgate.dashboard.sessions import Sessions, csrf_token, name_of
-from flowgate.errors import Conflict, InvalidParameter, InvalidToken, MissingToken
+from flowgate.errors import Conflict, InvalidParameter, InvalidToken, MissingToken, RateLimited
 from flowgate.http.answers import Answer, Route, json_answer
 from flowgate.http.bodies import Members, read_object
 from flowgate.http.describing.place import MqttDoor
@@ -92,11 +93,41 @@ class SigningIn:
     async def _begin(self, request: Request, login: Login) -> Answer:
         """Begin a session with a new id; the one that the browser had before ends."""
         await self._accounts.audit.note(actor_of(request, login.user), "session.begin", login.user, user=login.user)
+        device_id = ""
+        if not self._device(request, login):
+            # A new id too: one that somebody has planted must not become known.
+            device_id = secrets.token_urlsafe(32)
+            login = await self._logins.note_device(login.user, name_of(device_id))
         session_id = await self._sessions.begin(login)
         before = session_id_of(request)
         if before:
             await self._sessions.end(name_of(before))
-        return json_answer(self._shown(login, session_id), 200, (self._admission.cookie(request, session_id),))
+        cookies = [self._admission.cookie(request, session_id)]
+        if device_id:
+            cookies.append(self._admission.device_cookie(request, device_id))
+        return json_answer(self._shown(login, session_id), 200, tuple(cookies))
+
+    @staticmethod
+    def _device(request: Request, login: Login | None) -> str:
+        """The browser, if it has signed in to this login before; empty if not."""
+        device = name_of(device_id_of(request))
+        return device if login is not None and device in login.devices else ""
+
+    async def _check(self, request: Request, user: str, password: str) -> Login:
+        """Check a password, and count the attempt.
+
+        :raises InvalidToken: if there is no such login.
+        :raises RateLimited: if there were too many attempts, or too many ask at once.
+        """
+        device = self._device(request, self._logins.find(user))
+        attempt = self._attempts.begin(user, address_of(request), device)
+        try:
+            login = await self._logins.check(user, password)
+        except RateLimited:
+            attempt.not_made()
+            raise
+        attempt.succeeded()
+        return login
 
     # -- coming and going
 
@@ -107,11 +138,7 @@ class SigningIn:
         user, password = body.text("user"), body.text("password")
         if len(user) > 32 or len(password) > LONGEST:
             raise InvalidToken("user name or password are wrong")
-        address = address_of(request)
-        self._attempts.check(user, address)
-        login = await self._logins.check(user, password)
-        self._attempts.succeeded(user, address)
-        return await self._begin(request, login)
+        return await self._begin(request, await self._check(request, user, password))
 
     async def sign_out(self, request: Request) -> Answer:
         visitor = await self._admission.visitor(request)
@@ -127,15 +154,13 @@ class SigningIn:
         body.only("old", "new")
         old, new = body.text("old"), body.text("new")
         check_password(new, visitor.user)
-        address = address_of(request)
-        self._attempts.check(visitor.user, address)
         try:
-            await self._logins.check(visitor.user, old[: LONGEST + 1])
+            await self._check(request, visitor.user, old[: LONGEST + 1])
         except InvalidToken:
             raise InvalidParameter("the old password is wrong") from None
-        self._attempts.succeeded(visitor.user, address)
+        fresh = await self._logins.hashed(visitor.user, new)
         await self._accounts.audit.note(visitor.actor(request), "password.change", visitor.user, user=visitor.user)
-        login = await self._logins.set_password(visitor.user, new)
+        login = await self._logins.set_hash(visitor.user, fresh)
         await self._sessions.end_all(visitor.user)
         return await self._begin(request, login)
 
@@ -171,17 +196,20 @@ class SigningIn:
         app = body.optional_text("app") or ("" if known is None else known.app)
         if link.user and body.optional_text("user") not in (None, "", link.user):
             raise InvalidParameter("the link is for another user")
-        # All is checked before the link is used up.
+        # All that can be refused is done before the link is used up.
         Namespace.checked(user, app)
         check_password(password, user)
         if not link.user and len(self._logins):
             raise Conflict("somebody has set up this gateway already: sign in with a password")
         if link.user and self._sessions.is_suspended(user):
             raise InvalidToken("the account is suspended")
+        fresh = await self._logins.hashed(user, password)
         actor = actor_of(request, user)
-        await self._accounts.audit.note(actor, "link.use", user, user=user, admin=not link.user or bool(link.admin))
-        await self._links.use(secret)
         await self._accounts.create_user(actor, user)
-        login = await self._logins.set_password(user, password, app=app, admin=True if not link.user else link.admin)
+        admin = not link.user or bool(link.admin)
+        await self._accounts.audit.around(
+            actor, "link.use", user, lambda: self._links.use(secret), user=user, admin=admin
+        )
+        login = await self._logins.set_hash(user, fresh, app=app, admin=True if not link.user else link.admin)
         await self._sessions.end_all(user)
         return await self._begin(request, login)

@@ -94,7 +94,7 @@ class Dashboard:
                 self.sessions,
                 self.links,
                 nodes,
-                None if billing is None else billing.plans,
+                billing,
             ),
         )
 

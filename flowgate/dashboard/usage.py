@@ -7,6 +7,7 @@ from typing import Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
+from flowgate.billing.balances import Balance
 from flowgate.billing.plans import Plans
 from flowgate.billing.usage import LedgerEntry, Usage
 from flowgate.dashboard.admission import Admission
@@ -22,6 +23,13 @@ ENTRIES = 50
 _HIGHEST = 2**53 - 1
 
 
+class IBalances(Protocol):
+    """Who changes what accounts have paid in advance; see :class:`flowgate.billing.balances.Balances`."""
+
+    def add(self, user: str, units: int, change_id: str, note: str = "") -> Deferred[Balance]:
+        """Change a balance, once for each id."""
+
+
 class IBilling(Protocol):
     """Who knows what was used; see :class:`flowgate.billing.service.Billing`.
 
@@ -29,6 +37,10 @@ class IBilling(Protocol):
     """
 
     plans: Plans
+
+    @property
+    def balances(self) -> IBalances:
+        """What changes balances."""
 
     def usage(self, user: str) -> Deferred[Usage]:
         """What an account has used and what is left."""

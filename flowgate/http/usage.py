@@ -9,7 +9,7 @@ from flowgate.auth.records import User
 from flowgate.billing.plans import MOST_UNITS
 from flowgate.billing.service import Billing
 from flowgate.billing.usage import LedgerEntry, Usage
-from flowgate.errors import NotFound
+from flowgate.errors import InsufficientScope, NotFound
 from flowgate.http.admin.access import AdminAccess
 from flowgate.http.answers import Answer, Route, json_answer
 from flowgate.http.bodies import Members, check_known, query_integer, read_object, read_query
@@ -76,10 +76,16 @@ class UsageCalls:
     async def usage(self, request: Request) -> Answer:
         principal = self._credentials.principal(request)
         check_known(read_query(request), (), "parameter")
-        return json_answer(shown_usage(await self._billing.usage(principal.user)))
+        shown = shown_usage(await self._billing.usage(principal.user))
+        if not principal.grants.whole(principal.home):
+            del shown["keys"]
+        return json_answer(shown)
 
     async def ledger(self, request: Request) -> Answer:
         principal = self._credentials.principal(request)
+        if not principal.grants.whole(principal.home):
+            # A token that was narrowed is for somebody else: a browser, a device.
+            raise InsufficientScope("the ledger is for tokens that may do everything in their application")
         query = read_query(request)
         check_known(query, ("before", "limit"), "parameter")
         before = query_integer(query, "before", 1, 2**63 - 1)

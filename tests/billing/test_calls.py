@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from flowgate.allowances import FREE
+from flowgate.auth.permissions import Grants
 from flowgate.auth.tokens import TokenService
 from flowgate.billing.plans import Plan
 from flowgate.errors import BusUnavailable, LimitReached, NotFound, Refused
@@ -30,6 +32,8 @@ class UsageTests(SynchronousTestCase):
         self.node = Node(self.world, alone=True)
         self.client = HttpClient(further=self.routes)
         self.client.keyring.create_user("alice")
+        good = self.client.tokens.known["good"]
+        self.client.tokens.known["good"] = attrs.evolve(good, grants=Grants.everything(good.home))
 
     def routes(self, client: HttpClient) -> list[Route]:
         credentials = Credentials(cast(TokenService, client.tokens))
@@ -73,6 +77,16 @@ class UsageTests(SynchronousTestCase):
         )
         self.node.stop()
         self.assertEqual(self.call("GET", "/api/v1/usage")[1]["keys"], {"FGAK1": 4})
+
+    def test_narrowed(self) -> None:
+        """A token that was narrowed sees how much is left, but neither the keys nor the ledger."""
+        good = self.client.tokens.known["good"]
+        narrow = attrs.evolve(good, grants=Grants.everything(good.home).narrowed(good.home, publish=["a"]))
+        self.client.tokens.known["narrow"] = narrow
+        status, usage = self.call("GET", "/api/v1/usage", token="narrow")
+        self.assertEqual((status, usage["limit"], "keys" in usage), (200, 10, False))
+        status, problem = self.call("GET", "/api/v1/usage/ledger", token="narrow")
+        self.assertEqual((status, problem["code"]), (403, "insufficient_scope"))
 
     def test_ledger(self) -> None:
         """The ledger comes page by page, the newest entries first."""

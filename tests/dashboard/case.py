@@ -38,19 +38,23 @@ class Browser:
     def __init__(self, case: DashboardCase) -> None:
         self._case = case
         self.cookie = ""
+        self.device = ""
         self.csrf = ""
 
     def ask(self, method: str, path: str, body: object = None, headers: dict[str, str | None] | None = None) -> Answer:
         """Send a request as our own page does; a header that is ``None`` is left out."""
         sent: dict[str, str | None] = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin", "X-CSRF-Token": self.csrf}
-        if self.cookie:
-            sent["Cookie"] = f"flowgate_session={self.cookie}"
+        kept = {"flowgate_session": self.cookie, "flowgate_device": self.device}
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in kept.items() if value)
         sent.update(headers or {})
         fields = {name: value for name, value in sent.items() if value}
         answer = self._case.client.call(method, f"/dashboard/api/{path}", body, fields, token=None)
-        given = answer.headers.get("Set-Cookie")
-        if given is not None:
-            self.cookie = given.partition(";")[0].partition("=")[2]
+        for given in answer.headers.get_all("Set-Cookie", ()):
+            name, _, value = given.partition(";")[0].partition("=")
+            if name == "flowgate_session":
+                self.cookie = value
+            else:
+                self.device = value
         if answer.status == 200 and "application/json" in answer.headers.get("Content-Type", ""):
             self.csrf = answer.json().get("csrf", self.csrf)
         return answer

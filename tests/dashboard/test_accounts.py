@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowgate.auth.audit import Actor
+from flowgate.dashboard import accounts
 from tests.dashboard.case import PASSWORD, Browser, DashboardCase
 from tests.http_client import ADMIN_TOKEN
 
@@ -41,6 +42,21 @@ class AccountTests(DashboardCase):
         shown = {one["user"]: one for one in self.browser.ask("GET", "admin/accounts").json()["accounts"]}
         self.assertEqual((shown["alice"]["admin"], shown["alice"]["keys"], shown["bob"]["keys"]), (True, 0, 1))
         self.assertEqual((shown["bob"]["admin"], shown["bob"]["signs_in"]), (False, True))
+
+    def test_pages(self) -> None:
+        """All accounts can be come by: page by page, and by how their names begin."""
+        self.patch(accounts, "PAGE", 2)
+        for user in ("bea", "carol"):
+            self.successResultOf(self.client.keyring.create_user(user))
+
+        def ask(query: str = "") -> tuple[list[str], str | None, int]:
+            shown = self.browser.ask("GET", f"admin/accounts{query}").json()
+            return [one["user"] for one in shown["accounts"]], shown["next"], shown["count"]
+
+        self.assertEqual(ask(), (["alice", "bea"], "bea", 4))
+        self.assertEqual(ask("?cursor=bea"), (["bob", "carol"], None, 4))
+        self.assertEqual(ask("?prefix=b"), (["bea", "bob"], None, 4))
+        self.assertEqual(self.browser.ask("GET", "admin/accounts?name=b").status, 400)
 
     def test_create(self) -> None:
         """A new account comes with a link by which its owner gets in; a name is not given twice."""

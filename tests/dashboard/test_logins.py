@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from flowgate.bus.memory_store import MemoryStore
-from flowgate.dashboard.logins import LOGINS, WAITING, Logins
+from flowgate.dashboard.logins import LOGINS, MOST_DEVICES, WAITING, Logins
 from flowgate.dashboard.passwords import Cost
 from flowgate.errors import InvalidParameter, InvalidToken, RateLimited
 from tests.contracts.at_once import AtOnceTestCase
@@ -123,3 +123,11 @@ class LoginTests(AtOnceTestCase):
         await self.logins.note_key("alice", "cafe", "FGAK2")
         login = (await self.node()).find("alice")
         self.assertEqual(login and login.keys, {"shop": "FGAK1", "cafe": "FGAK2"})
+
+    async def test_devices(self) -> None:
+        """Of too many browsers the first one is forgotten; with a new password all are."""
+        for number in range(MOST_DEVICES + 1):
+            login = await self.logins.note_device("alice", f"d{number}")
+        self.assertEqual((len(login.devices), login.devices[0]), (MOST_DEVICES, "d1"))
+        self.assertEqual((await self.node()).find("alice"), login)
+        self.assertEqual((await self.logins.set_password("alice", PASSWORD)).devices, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from flowgate.dashboard import logins
 from flowgate.dashboard.admission import Visitor
 from flowgate.dashboard.attempts import PAIR
 from flowgate.dashboard.sessions import SESSIONS, csrf_token
@@ -103,6 +104,52 @@ class SignInTests(DashboardCase):
         self.assertEqual(self.problem(answer), (429, "rate_limited"))
         self.assertEqual(answer.headers["Retry-After"], "2")
         self.client.clock.advance(2)
+        self.assertEqual(self.browser.sign_in().status, 200)
+
+    def test_not_locked_out_by_others(self) -> None:
+        """Who has signed in from a browser before can again, however many wrong passwords others have given."""
+        browser = self.signed_in()
+        browser.ask("DELETE", "session")
+        self.assertRegex(browser.device, "^[A-Za-z0-9_-]{43}$")
+        for _ in range(PAIR):
+            Browser(self).sign_in("alice", "wrong")
+        stranger = Browser(self)
+        for planted in ("", "A" * 43, self.signed_in("bob").device):
+            stranger.device = planted
+            self.assertEqual(stranger.sign_in().status, 429)
+        known = browser.device
+        self.assertEqual(browser.sign_in().status, 200)
+        self.assertEqual(browser.device, known)
+        for _ in range(PAIR):
+            browser.sign_in("alice", "wrong")
+        self.assertEqual(browser.sign_in().status, 429)
+
+    def test_known_no_longer(self) -> None:
+        """With a new password no browser is known any more but the one that has set it."""
+        browser, other = self.signed_in(), self.signed_in()
+        browser.ask("POST", "password", {"old": PASSWORD, "new": "another horse battery"})
+        for _ in range(PAIR):
+            Browser(self).sign_in("alice", "wrong")
+        self.assertEqual(other.sign_in(password="another horse battery").status, 429)
+        self.assertEqual(browser.sign_in(password="another horse battery").status, 200)
+
+    def test_cookie_of_the_browser(self) -> None:
+        """What a browser is known by is new, not for scripts or other sites, and stays after the session."""
+        self.browser.device = "A" * 43  # planted by an attacker, who knows it
+        _, given = self.browser.sign_in().headers.get_all("Set-Cookie", ["", ""])
+        value, *flags = given.split("; ")
+        self.assertRegex(value, r"^flowgate_device=[A-Za-z0-9_-]{43}$")
+        self.assertNotEqual(self.browser.device, "A" * 43)
+        self.assertEqual(sorted(flags), ["HttpOnly", "Max-Age=31536000", "Path=/dashboard", "SameSite=Strict"])
+        login = self.dashboard.logins.find("alice")
+        self.assertNotIn(self.browser.device, repr(login))
+
+    def test_overload(self) -> None:
+        """While too many sign in at once nobody is locked out by that."""
+        self.patch(logins, "WAITING", 0)
+        for _ in range(2 * PAIR):
+            self.assertEqual(self.problem(self.browser.sign_in()), (429, "rate_limited"))
+        self.patch(logins, "WAITING", 30)
         self.assertEqual(self.browser.sign_in().status, 200)
 
     def test_locked_out_at_the_change_of_a_password(self) -> None:
@@ -308,6 +355,17 @@ class LinkTests(DashboardCase):
             answer = self.browser.ask("POST", "link/use", {"link": link, **body})
             self.assertEqual(answer.status, 400, body)
         self.assertEqual(self.browser.ask("POST", "link/use", {"link": link, "password": PASSWORD}).status, 200)
+
+    def test_overload(self) -> None:
+        """A link is not used up while too many set passwords at once, nor noted as used."""
+        link = self.make("bob")
+        self.patch(logins, "WAITING", 0)
+        body = {"link": link, "password": PASSWORD}
+        self.assertEqual(self.browser.ask("POST", "link/use", body).status, 429)
+        self.patch(logins, "WAITING", 30)
+        self.assertEqual(self.browser.ask("POST", "link/use", body).status, 200)
+        noted = self.successResultOf(self.client.accounts.audit.page("bob"))
+        self.assertEqual([entry.action for entry in noted].count("link.use"), 1)
 
     def test_suspended(self) -> None:
         """A link does not let in who is suspended."""

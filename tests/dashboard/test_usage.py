@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from flowgate.billing.account import Account
+from flowgate.billing.balances import Balance
 from flowgate.billing.plans import Plan, Plans
 from flowgate.billing.usage import LedgerEntry, Usage, usage_of
+from flowgate.errors import InvalidParameter
 from flowgate.rates.plan import RateLimits
 from tests.dashboard.case import DashboardCase
 from tests.http_client import NOW
@@ -22,6 +24,16 @@ class FakeBilling:
         self.account = Account(period=FREE.now(NOW).name, used=250)
         self.entries = 60
         self.asked: list[str] = []
+        self.balances = self
+        self.changes: list[tuple[str, int, str, str]] = []
+
+    def add(self, user: str, units: int, change_id: str, note: str = "") -> Deferred[Balance]:
+        if not units:
+            return fail(InvalidParameter("nothing"))
+        known = change_id in {one[2] for one in self.changes}
+        if not known:
+            self.changes.append((user, units, change_id, note))
+        return succeed(Balance(sum(one[1] for one in self.changes), not known))
 
     def usage(self, user: str) -> Deferred[Usage]:
         self.asked.append(user)
@@ -82,6 +94,47 @@ class UsageTests(DashboardCase):
         self.assertEqual(self.browser.ask("POST", "admin/accounts/nobody/plan", {"plan": "big"}).status, 404)
         self.assertEqual(self.browser.ask("POST", "admin/accounts/bob/plan", {"plan": ""}).json()["plan"], "")
 
+    def test_balance(self) -> None:
+        """An administrator adds units to a balance, once for each id, and takes them away; it is in the audit log."""
+        path = "admin/accounts/bob/balance"
+        shown = self.browser.ask("GET", path).json()
+        self.assertEqual((shown["balance"], shown["used"], shown["prepaid"]), (0, 257, False))
+        body = {"units": 500, "id": "one", "note": "invoice 7"}
+        for changed in (True, False):
+            answer = self.browser.ask("POST", path, body).json()
+            self.assertEqual((answer["balance"], answer["changed"]), (500, changed))
+        self.assertEqual(self.browser.ask("POST", path, {"units": -20, "id": "two"}).json()["balance"], 480)
+        self.assertEqual(self.bills.changes, [("bob", 500, "one", "invoice 7"), ("bob", -20, "two", "")])
+        noted = self.successResultOf(self.client.accounts.audit.page("bob"))
+        self.assertEqual(
+            [(entry.actor.name, entry.detail) for entry in noted if entry.action == "balance.change"],
+            [
+                ("alice", {"units": -20, "id": "two"}),
+                ("alice", {"units": 500, "id": "one"}),
+                ("alice", {"units": 500, "id": "one"}),
+            ],
+        )
+
+    def test_no_balance(self) -> None:
+        """What is no number of units changes nothing; there has to be such an account."""
+        path = "admin/accounts/bob/balance"
+        for body in (
+            {"id": "x"},
+            {"units": 1},
+            {"units": 0, "id": "x"},
+            {"units": 1.5, "id": "x"},
+            {"units": "1", "id": "x"},
+        ):
+            self.assertEqual(self.browser.ask("POST", path, body).status, 400, body)
+        nobody = "admin/accounts/nobody/balance"
+        self.assertEqual(self.browser.ask("GET", nobody).status, 404)
+        self.assertEqual(self.browser.ask("POST", nobody, {"units": 1, "id": "x"}).status, 404)
+        self.assertEqual(self.bills.changes, [])
+        bob = self.signed_in("bob")
+        self.assertEqual(self.problem(bob.ask("POST", path, {"units": 9, "id": "y"})), (404, "not_found"))
+        self.assertEqual(self.problem(bob.ask("GET", path)), (404, "not_found"))
+        self.assertEqual(self.bills.changes, [])
+
 
 class WithoutTests(DashboardCase):
     """Where nobody counts."""
@@ -91,3 +144,5 @@ class WithoutTests(DashboardCase):
         browser = self.signed_in()
         self.assertFalse(browser.ask("GET", "session").json()["usage"])
         self.assertEqual(browser.ask("GET", "usage").status, 404)
+        self.assertFalse(browser.ask("GET", "admin/accounts").json()["balances"])
+        self.assertEqual(browser.ask("GET", "admin/accounts/bob/balance").status, 404)

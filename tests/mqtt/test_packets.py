@@ -46,7 +46,7 @@ def flat(decoded: Iterable[Packet]) -> list[Value]:
             ids: Sequence[int | None] = packet.packet_ids or [None] * packet.count
             payloads = packet.payloads()
             assert len(ids) == len(payloads) == packet.count
-            assert packet.largest == max(map(len, payloads))
+            assert packet.largest == max(map(len, payloads)) and packet.size == sum(map(len, payloads))
             for payload, packet_id in zip(payloads, ids, strict=True):
                 found.append(("PUBLISH", packet.topic, payload, packet.qos, packet.dup, packet.retain, packet_id))
         elif isinstance(packet, Ack):

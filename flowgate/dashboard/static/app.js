@@ -2,6 +2,7 @@
 import { html, render, useEffect, useState } from "./lib.js";
 import { call, forgetTokens, onSignedOut, useSession } from "./api.js";
 import { Button, Dialog, Icon, Toasts, say } from "./ui.js";
+import { sentence } from "./format.js";
 import { ChangePassword, SetUp, SignIn } from "./signin.js";
 import { Live } from "./live.js";
 import { Keys } from "./keys.js";
@@ -113,7 +114,7 @@ function App() {
     useSession(found.user ? found : null);
     setSession(found);
   };
-  const ask = () => call("GET", "session").then((found) => { setProblem(""); take(found); }, (refused) => setProblem(refused.message));
+  const ask = () => call("GET", "session").then((found) => { setProblem(""); take(found); }, (refused) => setProblem(sentence(refused)));
   const leave = (text) => {
     forgetTokens();
     setNote(text);

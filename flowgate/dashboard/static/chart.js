@@ -1,5 +1,6 @@
 // Values over time, drawn by uPlot in the colours of the page.
 import { html, useEffect, useLayoutEffect, useRef } from "./lib.js";
+import { day as dayOf, moment, time } from "./format.js";
 
 const HEIGHT = 210;
 
@@ -27,10 +28,12 @@ export function Chart({ times, series, label, bars = false, day = false, live = 
         width: Math.max(box.current.clientWidth, 200),
         height: HEIGHT,
         cursor: { y: false },
+        // Days are those of UTC, for whoever looks at them from wherever.
+        tzDate: (at) => (day ? uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : new Date(at * 1000)),
         scales: { x: { range: (_plot, low, high) => (live ? [high - live, high] : bars ? [low - step / 2, high + step / 2] : [low, high]) }, y: { range: (_plot, _low, high) => [0, Math.max(high * 1.08, 1)] } },
-        axes: [{ ...axis, space: live ? 95 : 55, values: day ? (_plot, all) => all.map((at) => new Date(at * 1000).toLocaleDateString("en", { day: "numeric", month: "short", timeZone: "UTC" })) : (_plot, all) => all.map((at) => new Date(at * 1000).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", second: live ? "2-digit" : undefined, hour12: false })) },
+        axes: [{ ...axis, space: live ? 95 : 55, values: (_plot, all) => all.map((at) => (day ? dayOf(at) : time(at, live))) },
           { ...axis, size: 62, values: (_plot, all) => all.map((value) => Intl.NumberFormat("en", { notation: "compact" }).format(value)) }],
-        series: [{ value: (_plot, at) => (at === null ? "–" : new Date(at * 1000).toLocaleString("en", day ? { day: "numeric", month: "short", timeZone: "UTC" } : { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })) },
+        series: [{ value: (_plot, at) => (at === null ? "–" : day ? dayOf(at) : live ? time(at, true) : moment(at)) },
           ...series.map((one, index) => ({
             label: one.label,
             stroke: look.lines[index % look.lines.length],

@@ -23,12 +23,29 @@ export function age(seconds) {
 
 export const date = (seconds) =>
   new Date(seconds * 1000).toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
-export const moment = (seconds) =>
-  new Date(seconds * 1000).toLocaleString("en", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false });
-export const clock = (ms) => {
-  const at = new Date(ms);
-  return `${at.toLocaleTimeString("en", { hour12: false })}.${String(at.getMilliseconds()).padStart(3, "0")}`;
+// `hourCycle`, because `hour12: false` has midnight as 24:00 in English.
+const TIME = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+export const moment = (seconds) => {
+  const at = new Date(seconds * 1000);
+  const year = at.getFullYear() === new Date().getFullYear() ? undefined : "numeric";
+  return at.toLocaleString("en", { day: "numeric", month: "short", year, ...TIME });
 };
+export const time = (seconds, exact) =>
+  new Date(seconds * 1000).toLocaleTimeString("en", { ...TIME, second: exact ? "2-digit" : undefined });
+export const clock = (ms) => `${time(ms / 1000, true)}.${String(new Date(ms).getMilliseconds()).padStart(3, "0")}`;
+export const day = (seconds) =>
+  new Date(seconds * 1000).toLocaleDateString("en", { day: "numeric", month: "short", timeZone: "UTC" });
+
+// What the gateway says, as a sentence; and what can be done about it.
+const ADVICE = {
+  limit_reached: "The page Usage shows what the plan has.",
+  insufficient_balance: "The page Usage shows the balance.",
+};
+export function sentence({ message, code, retryAfter }) {
+  const text = `${message[0]?.toUpperCase() ?? ""}${message.slice(1)}`;
+  const advice = ADVICE[code] || (code === "rate_limited" && retryAfter ? `Try again in ${age(retryAfter)}.` : "");
+  return `${text}${/[.!?…]$/.test(text) ? "" : "."}${advice && ` ${advice}`}`;
+}
 
 export function pretty(value) {
   return typeof value === "string" ? value : JSON.stringify(value, null, 2);

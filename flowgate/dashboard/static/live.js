@@ -3,20 +3,23 @@ import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { callWithToken, token } from "./api.js";
 import { Badge, Button, Empty, Field, Form, Heading, say } from "./ui.js";
 import { LiveSocket } from "./socket.js";
-import { bytes, clock, count, pretty, prettyText } from "./format.js";
+import { bytes, clock, count, pretty, prettyText, sentence } from "./format.js";
 
 const KEPT = 500;
+const LONGEST = 16_384; // characters that are shown of one message: 500 large ones would be more than a phone can hold
 const FIRST = "notifications";
 const encoder = new TextEncoder();
 
 function shown(frame, number) {
   const plain = typeof frame.data === "string";
+  const text = plain ? prettyText(frame.data) : pretty(frame.data);
   return {
     number,
     topic: frame.topic,
     at: frame.ts ? Date.parse(frame.ts) : Date.now(),
     binary: frame.encoding === "base64",
-    text: plain ? prettyText(frame.data) : pretty(frame.data),
+    text: text.slice(0, LONGEST),
+    cut: text.length > LONGEST,
     size: encoder.encode(plain ? frame.data : JSON.stringify(frame.data)).length,
   };
 }
@@ -73,6 +76,7 @@ function Message({ message }) {
       ${message.binary && html`<${Badge}>base64<//>`}
       <span class="soft">${bytes(message.size)}</span><time class="soft">${clock(message.at)}</time></p>
     <pre tabindex="0" role="region" aria-label=${`Message ${message.number}`}>${message.text || " "}</pre>
+    ${message.cut && html`<p class="hint">Only the beginning is shown.</p>`}
   </li>`;
 }
 
@@ -97,7 +101,7 @@ export function Live({ session, app }) {
     const live = new LiveSocket(app, session.place.socket_url, {
       state: (name) => setState(name),
       message: box.add,
-      problem: (detail) => say(detail, "bad"),
+      problem: (problem) => say(sentence(problem), "bad"),
       refused: (one) => setFilters((old) => old.filter((other) => other !== one)),
     });
     socket.current = live;

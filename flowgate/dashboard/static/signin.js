@@ -2,6 +2,7 @@
 import { html, useEffect, useState } from "./lib.js";
 import { call } from "./api.js";
 import { Button, Field, Form } from "./ui.js";
+import { sentence } from "./format.js";
 
 function Frame({ title, lead, children }) {
   useEffect(() => { document.title = `${title} – Flow-Gate`; }, [title]);
@@ -45,11 +46,11 @@ export function SetUp({ link, enter, leave }) {
         setUser(found.user);
         setApp(found.app || "");
       },
-      (refused) => setProblem(refused.message),
+      (refused) => setProblem(sentence(refused)),
     );
   }, [link]);
   if (problem) {
-    return html`<${Frame} title="This link does not work" lead=${`${problem[0].toUpperCase()}${problem.slice(1)}.`}>
+    return html`<${Frame} title="This link does not work" lead=${problem}>
       <${Button} kind="main full" onClick=${leave}>Sign in<//>
     <//>`;
   }

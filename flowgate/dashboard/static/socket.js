@@ -1,11 +1,13 @@
 // The page's own WebSocket: a client of the gateway as any other, with a token that ends with the session.
-import { token } from "./api.js";
+import { Problem, token } from "./api.js";
 
 const REFRESH_MS = 200_000; // tokens live for five minutes
 const LONGEST_WAIT_MS = 15_000;
 
+const refusal = (frame) => new Problem(frame.status, frame.code, frame.detail, frame.retry_after);
+
 export class LiveSocket {
-  // `told` is given: state (text), message (object), problem (text).
+  // `told` is given: state (text), message (object), problem (what was refused), refused (a filter).
   constructor(app, socketUrl, told) {
     this.app = app;
     this.url = socketUrl;
@@ -34,7 +36,7 @@ export class LiveSocket {
     socket.onopen = () => {
       this.wait = 500;
       this.told.state("connected");
-      for (const filter of this.filters) this.begin(filter);
+      for (const filter of this.filters) this.begin(filter).catch((problem) => this.told.problem(problem));
       this.timer = setInterval(() => this.refresh(), REFRESH_MS);
     };
     socket.onmessage = (event) => this.take(JSON.parse(event.data));
@@ -66,9 +68,9 @@ export class LiveSocket {
     else if (this.pending.has(frame.id)) {
       const { resolve, reject } = this.pending.get(frame.id);
       this.pending.delete(frame.id);
-      if (frame.action === "error") reject(new Error(frame.detail));
+      if (frame.action === "error") reject(refusal(frame));
       else resolve(frame);
-    } else if (frame.action === "error") this.told.problem(frame.detail);
+    } else if (frame.action === "error") this.told.problem(refusal(frame));
   }
 
   ask(frame) {
@@ -82,8 +84,10 @@ export class LiveSocket {
 
   begin(filter) {
     return this.ask({ action: "subscribe", topic: filter, meta: true }).catch((problem) => {
-      this.filters.delete(filter);
-      this.told.refused(filter);
+      if (this.socket.readyState === WebSocket.OPEN) {
+        this.filters.delete(filter);
+        this.told.refused(filter);
+      } // else it was not refused: it is asked for again with the next connection
       throw problem;
     });
   }

@@ -1,5 +1,6 @@
 // The pieces that pages are put together from.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./lib.js";
+import { sentence } from "./format.js";
 
 // -- what is said to everybody, screen readers too
 
@@ -64,7 +65,7 @@ export function Button({ run, icon, kind = "", children, label, disabled, type =
     try {
       await run();
     } catch (problem) {
-      say(problem.message, "bad");
+      say(sentence(problem), "bad");
     } finally {
       if (there.current) setBusy(false);
     }
@@ -132,7 +133,7 @@ export function Form({ submit, children, label, className = "" }) {
     try {
       await submit();
     } catch (problem) {
-      if (there.current) setError(problem.message);
+      if (there.current) setError(sentence(problem));
     } finally {
       if (there.current) setBusy(false);
     }
@@ -244,5 +245,5 @@ export function useCall(ask, inputs, seconds = 0) {
 }
 
 export function Trouble({ problem }) {
-  return problem ? html`<p class="trouble" role="alert">${problem.message}</p>` : null;
+  return problem ? html`<p class="trouble" role="alert">${sentence(problem)}</p>` : null;
 }

@@ -224,7 +224,7 @@ _FROM_GATEWAY: dict[str, tuple[str, Schema, Examples]] = {
         _frame(
             "notice",
             {
-                "code": text("`token_expiring`, `going_away`, `gap`, `usage_threshold`, or why the connection is closed"),
+                "code": text("`token_expiring`, `going_away`, `gap`, `usage_threshold`, or why it is closed"),
                 "expires_in": {"type": "integer", "description": "`token_expiring`: seconds"},
                 "topic": text("`gap`: the filter"),
                 "retry_after_ms": {"type": "integer", "description": "`going_away`: when to come back"},

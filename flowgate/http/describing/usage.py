@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from flowgate.billing.plans import MOST_UNITS
 from flowgate.errors import Conflict, NotFound
-from flowgate.http.describing.common import ADMIN, ADMIN_TOKEN, TOKEN, WITH_BODY, WITH_TOKEN
+from flowgate.http.describing.common import ADMIN, ADMIN_TOKEN, TOKEN, WITH_BODY, WITH_GRANT, WITH_TOKEN
 from flowgate.http.describing.shapes import LABEL, TIME, answer, listing, obj, or_null, text, whole
 from flowgate.http.describing.values import JSON, Example, Operation, Parameter, Reply, Schema
 from flowgate.http.usage import MOST_ENTRIES
@@ -24,10 +24,16 @@ _USAGE = answer(
     limit={**_MAYBE, "description": "units of the plan; null for no limit"},
     remaining={**_MAYBE, "description": "units that can still be used, with the balance; null for no limit"},
     balance={**_MAYBE, "description": "units paid in advance that are not spent"},
-    keys={"type": "object", "additionalProperties": _UNITS, "description": "by API keys, as far as they are entered"},
+    keys={
+        "type": "object",
+        "additionalProperties": _UNITS,
+        "description": "by API keys, as far as they are entered; not for a token that was narrowed",
+    },
     hours={**_USED, "description": "the last 24 hours and the current one"},
     days={**_USED, "description": "the last 30 days and today"},
 )
+# A token that was narrowed is not shown the keys.
+_USAGE["required"].remove("keys")
 _ENTRY = obj(
     {
         "sequence": {"type": "integer", "description": "its place in the ledger"},
@@ -95,7 +101,7 @@ OPERATIONS = (
                 answer(entries=listing(_ENTRY), before={**_MAYBE, "description": "for the next page; null: none"}),
             )
         },
-        refusals=WITH_TOKEN,
+        refusals=WITH_GRANT,
         security=TOKEN,
         examples={
             "page": Example(
