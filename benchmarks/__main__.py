@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import report
+from benchmarks.cpu import cpu_seconds
 from benchmarks.report import Measured
 from benchmarks.rows import ROWS, US, Row, select
 from benchmarks.targets import ROOT, TARGETS, Running, StartFailed, Target
@@ -74,13 +75,18 @@ def run_round(target: Target, measured: Sequence[Measured], seconds: float, cpu:
     try:
         with target.run() as running:
             for one in mine:
+                used = cpu_seconds(running.server.pid)
                 try:
-                    value = generate(one.row, running, seconds, cpu) / one.row.scale
+                    rate = generate(one.row, running, seconds, cpu)
+                    value = rate / one.row.scale
                 except LoadFailed as error:
                     one.errors.setdefault(target.name, []).append(str(error))
                     say(f"  {one.row.title}: {error}")
                 else:
                     one.values.setdefault(target.name, []).append(value)
+                    if not one.row.less_is_better:
+                        used = cpu_seconds(running.server.pid) - used
+                        one.cpu.setdefault(target.name, []).append(used / (rate * 1.25 * seconds))  # with the warm-up
                     say(f"  {one.row.title}: {report.number(value)} {one.row.unit}")
                 time.sleep(0.2)  # what the row left behind is not the next one's business
     except (StartFailed, OSError) as error:
@@ -194,6 +200,8 @@ def main() -> int:
             run_round(target, measured, chosen.seconds, cpu)
 
     print(report.table(measured, [target.name for target in targets]), end="")
+    if any(target.ours for target in targets):
+        print("\n" + report.cpu_table(measured, [target.name for target in targets]), end="")
     versions = {target.name: target.version() for target in targets}
     facts = about(versions, missing, chosen.rounds, chosen.seconds, cpu)
     path = chosen.json or RESULTS / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"

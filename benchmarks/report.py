@@ -13,11 +13,16 @@ from benchmarks.rows import US, Row
 
 @dataclass
 class Measured:
-    """The numbers of one row, by target: one for each round that went well, and what went wrong in the others."""
+    """The numbers of one row, by target: one for each round that went well, and what went wrong in the others.
+
+    :ivar cpu: seconds of CPU that the server used for each message, about: the time of the whole job, and what its rate
+        makes in that time.
+    """
 
     row: Row
     values: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[str, list[str]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, target: str) -> float | None:
         values = self.values.get(target)
@@ -43,6 +48,18 @@ def ratios(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
     return found
 
 
+def cpu_table(measured: Sequence[Measured], targets: Sequence[str]) -> str:
+    """The least microseconds of CPU for each message, and how many times as much as ours the others used."""
+    lines = [["least CPU, µs each", *targets, *(f"÷ {US}" for name in targets if name != US)]]
+    for one in measured:
+        least = {name: min(one.cpu[name]) for name in targets if one.cpu.get(name)}
+        cells = [number(least[name] * 1e6) if name in least else "–" for name in targets]
+        ours = least.get(US)
+        times = [number(least[name] / ours if ours and name in least else None) for name in targets if name != US]
+        lines.append([one.row.title, *cells, *times])
+    return _aligned(lines)
+
+
 def number(value: float | None) -> str:
     """A number as people read it: three digits are enough."""
     if value is None:
@@ -62,15 +79,18 @@ def table(measured: Sequence[Measured], targets: Sequence[str]) -> str:
         cells = ["error" if name in one.errors else number(one.median(name)) for name in targets]
         rates = [number(found.get(one.row.name, {}).get(peer)) for peer in peers]
         lines.append([f"{one.row.title}, {one.row.unit}", *cells, *rates])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-    text.insert(1, "-" * max(map(len, text)))
     failed: dict[str, list[str]] = {}
     for one in measured:
         for name, errors in one.errors.items():
             for error in dict.fromkeys(errors):
                 failed.setdefault(f"{name}: {error}", []).append(one.row.name)
-    text += [f"{error} ({', '.join(rows)})" for error, rows in failed.items()]
+    return _aligned(lines) + "".join(f"{error} ({', '.join(rows)})\n" for error, rows in failed.items())
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    text.insert(1, "-" * max(map(len, text)))
     return "\n".join(text) + "\n"
 
 
@@ -87,6 +107,7 @@ def document(measured: Sequence[Measured], about: Mapping[str, object]) -> dict[
                 "less_is_better": one.row.less_is_better,
                 "against": one.row.against,
                 "values": one.values,
+                "cpu": one.cpu,
                 "medians": {target: one.median(target) for target in one.values},
                 "ratios": found.get(one.row.name, {}),
                 "errors": one.errors,

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from flowgate.errors import Refused
+
+_log = Logger()
 _T = TypeVar("_T")
 
 
@@ -25,6 +29,24 @@ class _Work:
     def _cancel(self, _: Deferred[Any]) -> None:
         if self.running is not None:
             self.running.cancel()
+
+
+def shielded(work: Deferred[_T]) -> Deferred[_T]:
+    """Wait for something that goes on although nobody waits any more.
+
+    :returns: a Deferred of what ``work`` fires, or fails with.  To cancel it leaves ``work`` alone; a failure of which
+        nobody can be told then is logged, unless it is a refusal.
+    """
+    waiting: Deferred[_T] = Deferred()
+
+    def done(result: _T | Failure) -> None:
+        if not waiting.called:
+            waiting.callback(result)  # with a failure it fails
+        elif isinstance(result, Failure) and not isinstance(result.value, Refused):
+            _log.failure("something failed for which nobody waits any more", result)
+
+    work.addBoth(done)
+    return waiting
 
 
 class Gate:

@@ -48,6 +48,9 @@ _PIECE: Final = 1000  # messages that are held back together, while a queue that
 _T = TypeVar("_T")
 _A = TypeVar("_A", bound="Stored | Refused")
 
+_UNKNOWN: Final = BusUnavailable, CancelledError
+"""Failures after which a message may be stored all the same; the latter if the publisher has gone."""
+
 EARLIEST = "earliest"
 """The cursor text for everything that history holds."""
 
@@ -102,7 +105,7 @@ def _pay_run(_: None, bill: Bill, run: Run) -> None:
 
 
 def _drop_run(failure: Failure, bill: Bill, run: Run) -> Failure:
-    if isinstance(failure.value, BusUnavailable):
+    if isinstance(failure.value, _UNKNOWN):
         bill.doubt(run.payloads, [(run.topic.namespace, one) for one in run.message_ids])
     else:
         bill.drop()
@@ -123,7 +126,7 @@ def _settle(answer: _A, bill: Bill, payload: bytes, identity: Identity | None) -
 
 
 def _drop(failure: Failure, bill: Bill, payload: bytes, identity: Identity | None) -> Failure:
-    if isinstance(failure.value, BusUnavailable):
+    if isinstance(failure.value, _UNKNOWN):
         bill.doubt((payload,), (identity,) if identity is not None else ())
     else:
         bill.drop()
@@ -597,7 +600,7 @@ class Gateway:
         bill = allowance.take((payload,), patient=True)
         if bill.refusal is not None:
             raise bill.refusal
-        outcome: Stored | Refused = Internal()
+        outcome: Stored | Refused = BusUnavailable()
         try:
             found = await self._bus.find(route.topic, message_id) if late else None
             if found is None:

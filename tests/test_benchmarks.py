@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from benchmarks import connections, exchanges, fanout, flows, load, queues, report, targets, wire
 from benchmarks.__main__ import options
 from benchmarks.connections import Failed, HttpConnection, Server, close_mqtt, open_websocket
+from benchmarks.cpu import cpu_seconds, read_stat
 from benchmarks.exchanges import Span, Worker
 from benchmarks.flows import Completer, Subscriber
 from benchmarks.lanes import Lane, MarkReceiver, Receiver, Sender
@@ -74,7 +75,7 @@ class RatioTests(SynchronousTestCase):
         self.assertEqual(report.ratios(rows)["kept"], {"mosquitto": 0.5})
 
     def test_same_row_before_another(self) -> None:
-        """Whoever has run a row of our own is compared by it, with or without the row that the others are compared by."""
+        """Whoever has run a row of our own is compared by it, not by the row that the others have run."""
         own = measured(KEPT, {"flowgate": [50.0], "flowgate-limited": [40.0]})
         other = measured(FAST, {"flowgate-limited": [200.0], "mosquitto": [100.0]})
         self.assertEqual(report.ratios([other, own])["kept"], {"flowgate-limited": 1.25, "mosquitto": 0.5})
@@ -210,6 +211,21 @@ class ReportTests(SynchronousTestCase):
         lines = report.table([measured(FAST, {"mosquitto": [1.0]})], ["mosquitto"]).splitlines()
         self.assertEqual(lines[0].split(), ["medians", "mosquitto"])
 
+    def test_table_of_cpu(self) -> None:
+        """The least of the rounds counts, and how much more than we the others needed."""
+        row = measured(FAST, {})
+        row.cpu = {"flowgate": [3e-6, 2e-6], "flowgate-limited": [5e-6, 2.5e-6, 4e-6]}
+        lines = report.cpu_table([row, measured(SLOW, {})], ["flowgate", "flowgate-limited"]).splitlines()
+        self.assertEqual([line.split() for line in lines[2:]], [["Fast", "2", "2.5", "1.25"], ["Slow", "–", "–", "–"]])
+
+    def test_cpu(self) -> None:
+        """User's and system's time are found behind whatever name a process has; one that is gone has used nothing."""
+        fields = " ".join(str(number) for number in range(3, 30))
+        ticks = os.sysconf("SC_CLK_TCK")
+        self.assertEqual(read_stat(f"17 (a) 1 (b) {fields}\n"), (14 + 15) / ticks)
+        self.assertEqual(cpu_seconds(2**22 + 1), 0.0)
+        self.assertGreater(cpu_seconds(os.getpid()), 0.0)
+
     def test_document(self) -> None:
         """The JSON has the circumstances, every round, the medians and the ratios."""
         document = json.loads(json.dumps(report.document(self.rows, {"rounds": 3})))
@@ -223,6 +239,7 @@ class ReportTests(SynchronousTestCase):
                 "less_is_better": False,
                 "against": None,
                 "values": {"flowgate": [300.0, 310.0, 290.0], "mosquitto": [100.0, 90.0, 110.0]},
+                "cpu": {},
                 "medians": {"flowgate": 300.0, "mosquitto": 100.0},
                 "ratios": {"mosquitto": 3.0},
                 "errors": {},

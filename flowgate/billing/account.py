@@ -24,6 +24,9 @@ HOURS: Final = 25
 DAYS: Final = 32
 """How much of the past is kept beside the ledger, for charts."""
 
+SKEW_SECONDS: Final = 60.0
+"""How far a node's clock may be behind another one's."""
+
 _GONE: Final = 20  # nodes taken for dead that may turn out not to be
 _KEYS: Final = 50  # API keys that an entry names
 
@@ -156,9 +159,12 @@ class Account:
     # -- what happens
 
     def roll(self, plan: Plan, now: float) -> None:
-        """Begin the period of now if it is another one than that of the record."""
+        """Begin the period of now if it is another one than that of the record.
+
+        The record may be ahead, by a node whose clock is: to go back would be to forget what was used.
+        """
         period = plan.now(now)
-        if self.period == period.name:
+        if self.period in (period.name, plan.now(now + SKEW_SECONDS).name):
             return
         # What nodes have told belongs to the period that is over; what they have not, to this one.
         for lease in self.leases.values() if self.period else ():
@@ -236,9 +242,9 @@ class Account:
         if not plan.units:
             return []
         percent = self.total() * 100 // plan.units
-        crossed = [threshold for threshold in THRESHOLDS if self.told < threshold <= percent]
-        if crossed:
-            self.told = crossed[-1]
+        reached = [threshold for threshold in THRESHOLDS if threshold <= percent]
+        crossed = [threshold for threshold in reached if threshold > self.told]
+        self.told = max(reached, default=0)  # less than before on a larger plan
         return crossed
 
 

@@ -21,7 +21,7 @@ from flowgate.billing.plans import Period, Plan, Plans
 from flowgate.billing.purse import Purse
 from flowgate.billing.recovery import Recovery
 from flowgate.errors import BusUnavailable, Conflict, Refused
-from flowgate.gate import Gate
+from flowgate.gate import Gate, shielded
 from flowgate.interfaces import IJournal, IPeers, IStore, ITagged
 
 _log = Logger()
@@ -163,9 +163,11 @@ class Books:
 
         :param back: units to give back instead, if there are so many.
         :param leave: give back what is left, enter what was spent, and hold nothing any more if all bills are settled.
+        Once begun it goes on although nobody waits any more: what becomes of the change has to be known.
+
         :raises BusUnavailable: if that cannot be done now; it is as good as not begun.
         """
-        await book.turns.run(lambda: Deferred.fromCoroutine(self._step(book, back, leave)))
+        await shielded(book.turns.run(lambda: Deferred.fromCoroutine(self._step(book, back, leave))))
 
     async def _step(self, book: Book, back: int, leave: bool) -> None:
         purse = book.purse

@@ -302,7 +302,7 @@ class Purse:
         tag.doubted_at = now
         self.fresh = True
         for payload, identity in zip(payloads, identities, strict=False):
-            units = units_of((payload,)) * self.price
+            units = units_of((payload,)) * tag.price
             self.settle(identity, False)  # that one goes on under the new bill
             self.doubts[identity] = Charge(bill.allowance, bill.key, 1, units, tag), now + DOUBT_SECONDS
         while len(self.doubts) > MAX_DOUBTS:
@@ -364,7 +364,8 @@ class Purse:
             self.tags[self.current.number] = self.current
             self.target = LEAST_LEASE
             self.exhausted = None
-            self.refilled()
+            self._refused_until = 0.0
+            self.serve()
 
     def suspend(self) -> None:
         """Spend nothing before the record was looked at: this node may have been taken for dead."""
@@ -499,9 +500,10 @@ class Purse:
         try:
             while self.waiting:
                 units, waiting = self.waiting[0]
-                if self.left < units and not self.decided:
+                if self.limited and self.left < units and not self.decided:
                     self._kick(self)
-                    break
+                    if not self.decided:
+                        break
                 self.waiting.popleft()
                 waiting.callback(None)
         finally:

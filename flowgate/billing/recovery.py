@@ -80,8 +80,9 @@ class Recovery:
                 self._missed.clear()
             return self._clock.seconds() - self._missed.setdefault(node, now) >= MISSED_SECONDS
         except BusUnavailable:
-            return False  # it may be busy
-        self._missed.pop(node, None)
+            pass  # it may be busy, and is not asked again at once: whoever needs units would wait for it each time
+        else:
+            self._missed.pop(node, None)
         if len(self._alive) > _REMEMBERED:
             self._alive.clear()
         self._alive[node] = self._clock.seconds()

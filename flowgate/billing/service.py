@@ -116,6 +116,7 @@ class Billing:
         try:
             await self._books.step(book, leave=True)
         except Refused as refusal:
+            book.purse.unreachable()
             _log.warn(
                 "what {user} has spent is entered in the ledger later, by another node or the next start: {reason}",
                 user=book.purse.user,
@@ -143,11 +144,14 @@ class Billing:
         return self.purse(user).ready(1)
 
     def _kick(self, purse: Purse) -> None:
+        if self._stopped:
+            purse.unreachable()  # it will not be supplied any more: nobody is to wait for that
+            return
         book = self._active.get(purse.user)
         if book is None:
             book = self._active[purse.user] = self._books.book(purse)
             purse.active = True
-        if not book.busy and not self._stopped and purse.short:
+        if not book.busy and purse.short:
             self._run(book, self._supply(book))
 
     def _run(self, book: Book, work: Coroutine[Any, Any, None]) -> None:
@@ -167,7 +171,7 @@ class Billing:
     async def _supply(self, book: Book) -> None:
         """Have a purse supplied until nobody waits."""
         purse = book.purse
-        while purse.short:
+        while purse.short and not self._stopped:
             await self._books.step(book)
         if purse.decided and purse.standing.elsewhere and not self._peers.alone:
             self._tell({"want": purse.user})
@@ -230,10 +234,11 @@ class Billing:
         """See in the stream what became of messages of which nobody else will say it."""
         purse = book.purse
         units = await self._books.recovery.count(purse.user, self._peers.node, tag.mark, tag.number.__eq__)
-        purse.counted(tag, units * purse.price)
+        purse.counted(tag, units * tag.price)
 
     async def _retire(self, book: Book) -> None:
         purse = book.purse
+        purse.target = 0  # not to be had back at once
         if book.leased or purse.granted or purse.deliveries or purse.seconds:
             await self._books.step(book, leave=True)
         if not (purse.granted or purse.waiting or purse.deliveries or purse.seconds >= 60):

@@ -155,6 +155,7 @@ class MqttProtocol(Protocol):
         self._paced: IDelayedCall | Deferred[None] | None = None
         self._unread: list[bytes] = []
         self._rooms: list[tuple[Deferred[None], bool]] = []
+        self._unkept: set[Bill] = set()  # of QoS 2 publishes that are stored once the session is kept
 
     # -- the connection
 
@@ -216,7 +217,7 @@ class MqttProtocol(Protocol):
             self._suspended = chain((packet,), found)
             if isinstance(wait, Deferred):
                 self._paced = wait
-                wait.addCallbacks(lambda _: self._paced_long_enough(), _no_matter)
+                wait.addCallbacks(lambda _: self._paced_long_enough(), _no_matter).addErrback(self._broken)
             else:
                 self._paced = self.factory.clock.callLater(max(wait, _LEAST_PAUSE), self._paced_long_enough)
             self._update_reading()
@@ -298,6 +299,8 @@ class MqttProtocol(Protocol):
         if self._paced is not None:
             self._paced.cancel()
             self._paced = None
+        while self._unkept:
+            self._unkept.pop().drop()  # if somebody else takes the session it is never kept here
         self.factory.wheel.cancel(self)
         if self._principal is not None:
             self._gateway.leave(self)
@@ -614,6 +617,8 @@ class MqttProtocol(Protocol):
             # With ids that are kept first: if this node dies now, the next one knows the message when it comes again.
             run.message_ids = [durable.message_id(generation) for _, _, generation in fresh]
             kept: Deferred[None] = Deferred()
+            if bill is not None:
+                self._unkept.add(bill)
             durable.persist(lambda: kept.callback(None))
             waits.append(kept.addCallback(self._store_kept, run, bill).addCallbacks(*self._outcome(ids)))
         for packet_id, payload, one in told:
@@ -631,9 +636,9 @@ class MqttProtocol(Protocol):
 
     def _store_kept(self, _: None, run: Run, bill: Bill | None) -> Deferred[None]:
         if self._closed:
-            if bill is not None:
-                bill.drop()
             raise BusUnavailable  # the client repeats it on its next connection
+        if bill is not None:
+            self._unkept.remove(bill)
         return self._gateway.publish_run(run, bill)
 
     def _outcome(self, packet_ids: list[int]) -> tuple[Callable[[Any], None], Callable[[Failure], Failure]]:

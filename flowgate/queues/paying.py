@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from flowgate.allowances import Allowance, Bill
 from flowgate.errors import Refused
+from flowgate.gate import shielded
 from flowgate.queues.model import Outgoing, Sent
 
 
@@ -19,6 +22,8 @@ async def send_paid(
 ) -> list[Sent | Refused]:
     """Send as many of several messages as there is leave for; what is stored and was not before is paid for.
 
+    That is seen to the end although the sender has gone by then: to go at once is no way to send for nothing.
+
     :param send: sends messages; see :meth:`~flowgate.queues.service.Queues.send`.
     :returns: what became of each, in order.
     :raises Refused: what ``send`` raises.
@@ -27,7 +32,7 @@ async def send_paid(
     sizes = [len(body) for body in bodies]
     whole = allowance.take_all(len(bodies), max(sizes, default=0), sum(sizes), traced=False)
     if whole is not None:
-        return await _send_all(whole, messages, send)
+        return await shielded(send(messages).addBoth(_settle_all, whole))
     ready = allowance.ready(bodies) if allowance.limited else None
     if ready is not None:
         await ready
@@ -39,39 +44,32 @@ async def send_paid(
             bills.append(refusal)
     open_bills = [bill for bill in bills if not isinstance(bill, Refused)]
     sent: list[Sent | Refused] = []
-    try:
-        if open_bills:
-            sent = await send(
-                [message for message, bill in zip(messages, bills, strict=True) if not isinstance(bill, Refused)]
-            )
-    finally:
-        _settle(open_bills, sent)
+    if open_bills:
+        some = [message for message, bill in zip(messages, bills, strict=True) if not isinstance(bill, Refused)]
+        sent = await shielded(send(some).addBoth(_settle, open_bills))
     outcomes = iter(sent)
     return [bill if isinstance(bill, Refused) else next(outcomes) for bill in bills]
 
 
-async def _send_all(
-    bill: Bill, messages: Sequence[Outgoing], send: Callable[[Sequence[Outgoing]], Deferred[list[Sent | Refused]]]
-) -> list[Sent | Refused]:
-    """Send messages that there is one bill for."""
-    sent: list[Sent | Refused] = []
-    try:
-        sent = await send(messages)
-    finally:
-        if len(sent) == bill.count and all(map(_is_new, sent)):
-            bill.pay()
-        else:
-            _settle(bill.each(), sent)
-    return sent
+_T = TypeVar("_T", list[Sent | Refused], Failure)
 
 
-def _settle(bills: Sequence[Bill], sent: Sequence[Sent | Refused]) -> None:
+def _settle_all(sent: _T, bill: Bill) -> _T:
+    """The same for messages that there is one bill for."""
+    if not isinstance(sent, Failure) and len(sent) == bill.count and all(map(_is_new, sent)):
+        bill.pay()
+        return sent
+    return _settle(sent, bill.each())
+
+
+def _settle(sent: _T, bills: Sequence[Bill]) -> _T:
     """Have paid for what is stored and was not before.
 
-    :param sent: what became of the messages, in order; nothing if that is not known.
+    :param sent: what became of the messages, in order.
     """
-    for bill, result in zip_longest(bills, sent):
+    for bill, result in zip_longest(bills, () if isinstance(sent, Failure) else sent):
         (bill.pay if result is not None and _is_new(result) else bill.drop)()
+    return sent
 
 
 def _is_new(result: Sent | Refused) -> bool:

@@ -51,7 +51,7 @@ class AtOnceTests(GuardCase):
 
     def test_price(self) -> None:
         """The plan's price is asked."""
-        node, allowance = self.warm(Plan("dear", units=1000, publish_price=2))
+        _node, allowance = self.warm(Plan("dear", units=1000, publish_price=2))
         bill = allowance.take_all(2, 1, 2)
         assert bill is not None
         self.assertEqual((bill.units, [one.units for one in bill.each()]), (4, [2, 2]))
@@ -71,7 +71,7 @@ class AtOnceTests(GuardCase):
 
     def test_who_waits_is_first(self) -> None:
         """Nobody gets units before those who wait for theirs."""
-        node, allowance = self.warm()
+        _node, allowance = self.warm()
         ready = allowance.ready([b"x"] * 900)
         self.assertIsNotNone(ready)
         self.assertIsNone(allowance.take_all(1, 1, 1))
@@ -156,5 +156,10 @@ class AtOnceTests(GuardCase):
     def test_queues(self) -> None:
         """What a queue stored and did not have before is paid for."""
         new, known = (Sent("id", "md5", "", "", "", duplicate=duplicate) for duplicate in (False, True))
-        for results, paid in (([new] * 3, 3), ([new, known, BusUnavailable()], 1), (None, 0)):
+        cases: list[tuple[list[Sent | Refused] | None, int]] = [
+            ([new] * 3, 3),
+            ([new, known, BusUnavailable()], 1),
+            (None, 0),
+        ]
+        for results, paid in cases:
             self.assertEqual(self.send(results), (paid, False))

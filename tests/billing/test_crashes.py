@@ -70,6 +70,19 @@ class Story:
             self.nodes[place % len(self.nodes)].publish(payload, message_id=message_id).addErrback(lambda _: None)
             for _ in range(number % 6):
                 self.world.clock.advance(0)
+        elif kind == "go":  # before there is an answer
+            self.ids += 1
+            published = self.nodes[place % len(self.nodes)].publish(b"gone %d" % self.ids)
+            for _ in range(number % 4):
+                self.world.clock.advance(0)
+            published.addErrback(lambda _: None)
+            published.cancel()
+        elif kind == "ask":  # what was used, and go
+            asked = self.nodes[place % len(self.nodes)].billing.usage("alice")
+            for _ in range(number % 3):
+                self.world.clock.advance(0)
+            asked.addErrback(lambda _: None)
+            asked.cancel()
         elif kind == "run":  # as MQTT publishes
             gateway = self.nodes[place % len(self.nodes)].gateway
             route = gateway.route(principal(), "t")
@@ -128,7 +141,7 @@ class Story:
         return sum(units_of(run.payloads) for run in self.world.history())
 
 
-KINDS = ("kill", "cut", "lose", "stop", "top up", "wait")
+KINDS = ("kill", "cut", "lose", "stop", "top up", "wait", "go", "ask")
 THINGS = st.lists(
     st.tuples(
         st.sampled_from((*("publish", "publish", "publish", "lost", "again", "begin", "begin", "run", "run"), *KINDS)),
@@ -175,7 +188,7 @@ class CrashTests(SynchronousTestCase):
         """The same without a limit, but for what a node publishes before its first word about an account."""
         story = Story(BOOKED, nodes)
         for what in things:
-            if what[0] not in ("kill", "begin"):
+            if what[0] not in ("kill", "begin", "go"):
                 story.happen(what)
         story.end()
         self.assertEqual(story.world.charged(), story.units_stored())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -13,8 +13,9 @@ from zope.interface import implementer
 from flowgate.billing.notices import PAUSES, Notices
 from flowgate.billing.plans import Period, Plan, parse_plan
 from flowgate.connections import Connections, INoticed
+from flowgate.errors import BusUnavailable
 from flowgate.interfaces import ISubscriber
-from flowgate.message import Run
+from flowgate.message import Run, Stored
 from flowgate.rates.plan import RateLimits
 from flowgate.router import Router
 from flowgate.subscriber import Turn
@@ -112,6 +113,37 @@ class TurnTests(GuardCase):
         node.stop()
         self.assertEqual(sum(entry.balance for entry in self.world.entries()), 0)
 
+    def test_clock_behind(self) -> None:
+        """A node whose clock is some seconds behind does not bring the old day back, and its units with it."""
+        one, other = self.make(DAILY, nodes=2)
+        self.assertEqual(self.outcomes([one.publish() for _ in range(12)])[0], 10)
+        self.world.pass_(2)
+        other.billing._now = other.billing._books._now = lambda: self.world.now() + 3
+        self.world.clock.advance(Period.at("day", START).end - 2.5 - self.world.now())
+        stored = 0
+        for _ in range(30):
+            for node in (other, one):
+                stored += self.outcomes([node.publish() for _ in range(3)])[0]
+            self.world.clock.advance(0.25)
+        self.assertEqual(stored, 10)
+        self.assertEqual(one.usage().used, 10)
+
+    def test_price_changes(self) -> None:
+        """A message of an unknown fate costs what it did when it was taken."""
+        (node,) = self.make(Plan("dear", units=100, publish_price=5), Plan("cheap", units=100))
+        real = self.world.bus.publish_one
+
+        def lost(*arguments: Any, **options: Any) -> Deferred[Stored]:
+            real(*arguments, **options)
+            return fail(BusUnavailable())
+
+        self.world.bus.publish_one = lost  # type: ignore[method-assign]
+        self.outcomes([node.publish(), node.publish(message_id="k")])
+        self.world.bus.publish_one = real  # type: ignore[method-assign]
+        self.world.users["alice"] = "cheap"
+        self.world.pass_(13)
+        self.assertEqual(node.usage().used, 10)
+
     def test_plan_changes(self) -> None:
         """Another plan holds within a second, for the better or the worse; what was used stays used."""
         (node,) = self.make(FREE, Plan("big", units=50), PREPAID)
@@ -177,6 +209,19 @@ class ThresholdTests(GuardCase):
         self.outcomes([nodes[0].publish() for _ in range(9)])
         self.world.pass_(2)
         self.assertEqual([notice["threshold"] for notice in clients[0].notices], [80, 100, 80])
+
+    def test_larger_plan(self) -> None:
+        """Under a larger plan its thresholds are told of, although those of the smaller one were."""
+        (node,) = self.make(FREE, Plan("big", units=50))
+        client = self.client(node)
+        self.outcomes([node.publish() for _ in range(10)])
+        self.world.pass_(2)
+        self.world.users["alice"] = "big"
+        self.world.pass_(2)
+        self.outcomes([node.publish() for _ in range(30)])
+        self.world.pass_(2)
+        told = [(notice["threshold"], notice["limit"]) for notice in client.notices]
+        self.assertEqual((told[-2:], len(told)), ([(100, 10), (80, 50)], len(set(told))))
 
     def test_nobody_elses(self) -> None:
         """Other users learn nothing of it."""

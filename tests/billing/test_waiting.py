@@ -115,6 +115,31 @@ class MqttTests(SynchronousTestCase):
         self.cluster.settle()
         self.assertEqual((self.purses.purse.left, self.purses.purse.spent), (5, 0))
 
+    def test_fault(self) -> None:
+        """A fault of ours after the wait is logged, and closes the connection instead of leaving it unread."""
+        peer = self.peer()
+        peer.send(packets.publishes("t", [b"1"], 1, [5]))
+
+        def broken(*_: object) -> Deferred[None]:
+            raise RuntimeError("a fault")
+
+        self.patch(self.node.gateway, "publish_run", broken)
+        self.purses.supply(1)
+        self.cluster.settle()
+        self.assertEqual((len(self.flushLoggedErrors(RuntimeError)), peer.closed), (1, True))
+
+    def test_session_taken(self) -> None:
+        """A publish of which the session is never kept, because somebody else takes it, holds no units for ever."""
+        peer = Peer(self.node.factory).connect("c", clean_session=False)
+        self.cluster.settle()
+        self.purses.supply(5)
+        self.cluster.settle()
+        self.node.store.dead = True
+        peer.send(packets.publishes("t", [b"1", b"2"], 2, [5, 6]))
+        self.assertEqual((self.purses.purse.left, self.purses.purse.pending), (3, True))
+        peer.lose()
+        self.assertEqual((self.purses.purse.left, self.purses.purse.pending), (5, False))
+
 
 class WebSocketTests(ConnectionTestCase):
     """Frames behind it wait behind it, and the connection is read no further."""

@@ -69,12 +69,31 @@ class BrowserThread:
         self._worker.shutdown()
 
 
-class DashboardCase(SynchronousTestCase):
-    """A gateway that was just started for the first time, and a browser.
+_Kept = TypeVar("_Kept", RunningGateway, BrowserThread)
+_kept: dict[type, Any] = {}
 
+
+def _keep(kind: type[_Kept], make: Callable[[], _Kept], end: Callable[[_Kept], None]) -> _Kept:
+    """What is started once for all tests of a run, since that takes longer than most of them; it ends with the run."""
+    found: _Kept | None = _kept.get(kind)
+    if found is None:
+        from twisted.internet import reactor
+
+        found = _kept[kind] = make()
+        reactor.addSystemEventTrigger("before", "shutdown", end, found)
+    return found
+
+
+class DashboardCase(SynchronousTestCase):
+    """A gateway and a browser.
+
+    :cvar fresh: whether the gateway was just started for the first time; else it is one that many tests share, each
+        with users of its own.
+    :ivar user: a user whom no other test has.
     :ivar troubles: what the browser complained of: errors of scripts, and what the policy keeps out.
     """
 
+    fresh = False
     config = """
 default_plan = "free"
 
@@ -83,6 +102,9 @@ units = 1000
 publish_rate = 10000
 
 [plans.big]
+
+[plans.prepaid]
+prepaid = true
 """
 
     def setUp(self) -> None:
@@ -90,12 +112,16 @@ publish_rate = 10000
         if find_spec("playwright") is None:
             raise SkipTest("Playwright is not installed")
         self.troubles: list[str] = []
-        self.user = "ann"
-        self.gateway = RunningGateway(config=self.config)
-        self.addCleanup(self.gateway.clean_up)
-        self.gateway.start()
-        self._thread = BrowserThread()
-        self.addCleanup(self._thread.close)
+        self.user = self.id().rpartition(".test_")[2].replace("_", "-")[:25]
+        if self.fresh:
+            self.gateway = self._gateway()
+            self.addCleanup(self.gateway.clean_up)
+        else:
+            self.gateway = _keep(RunningGateway, self._gateway, RunningGateway.clean_up)
+        self._thread = _keep(BrowserThread, BrowserThread, BrowserThread.close)
+
+    def _gateway(self) -> RunningGateway:
+        return RunningGateway(config=self.config).start()
 
     # -- the browser
 
@@ -108,14 +134,16 @@ publish_rate = 10000
         """Complaints with these texts are right."""
         self.troubles = [one for one in self.troubles if not any(text in one for text in texts)]
 
-    def context(self) -> BrowserContext:
+    def context(self, timezone: str | None = None) -> BrowserContext:
         """A browser that knows nothing of the others."""
         context = self._thread.browser.new_context(
+            timezone_id=timezone,
             viewport={"width": DESK[0], "height": DESK[1]},
             reduced_motion="reduce",
             permissions=["clipboard-read", "clipboard-write"],
         )
         context.set_default_timeout(PATIENCE * 1000)
+        self.addCleanup(self._thread.run, context.close)
         return context
 
     def page(self, context: BrowserContext | None = None) -> Page:
@@ -133,18 +161,19 @@ publish_rate = 10000
 
     def first_link(self) -> str:
         """The link that the log of the first start shows."""
-        found = re.search(r"http://\S+/dashboard/#link=\S+", self.gateway.log())
-        assert found is not None
+        found: re.Match[str] = until(
+            lambda: re.search(r"http://\S+/dashboard/#link=\S+", self.gateway.log()), "the link of the first start"
+        )
         return found[0]
 
     # -- what one does with pages
 
     def set_up(self, page: Page, admin: bool = False) -> None:
-        """Come in by a one-time link."""
-        page.goto(self.gateway.admin("POST", f"/users/{self.user}/link", {"admin": admin})["link"])
-        page.get_by_label("Application").fill(APP)
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Set password and sign in").click()
+        """Come in by a one-time link, without the clicks, which other tests make."""
+        link = self.gateway.admin("POST", f"/users/{self.user}/link", {"admin": admin})["link"].partition("#link=")[2]
+        body = {"link": link, "app": APP, "password": PASSWORD}
+        assert page.context.request.post(f"{self.url}api/link/use", data=body).ok
+        page.goto(self.url)
         page.get_by_text("Connected").wait_for()
 
     def sign_in(self, page: Page, password: str = PASSWORD) -> None:
@@ -170,7 +199,7 @@ publish_rate = 10000
         page.get_by_role("button", name=re.compile("New queue|Make the first queue")).first.click()
         page.get_by_label("Name", exact=True).fill(name)
         if dead_letters:
-            page.get_by_label("Dead letters go to").select_option(dead_letters)
+            page.get_by_label("Dead letters go to").fill(dead_letters)
             page.get_by_label("After so many receives").fill("1")
         page.get_by_role("button", name=f"Create {name}").click()
         page.get_by_role("heading", name=name, exact=True).wait_for()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -47,7 +48,8 @@ class NodeTests(SynchronousTestCase):
     """What one node does is known to the other."""
 
     def test_sessions(self) -> None:
-        """A session begun on one node is good on the other at once; ended on one, it is over on both."""
+        """A session begun on one node is good on the other at once; ended on one, it is over on both; of those who use
+        a link at the same time on both one gets in."""
         _, (one, other), _ = two_nodes(self)
         link = one.admin("POST", "/users/ann/link", {"admin": True})["link"].partition("#link=")[2]
         here, there = Visitor(), Visitor()
@@ -66,5 +68,10 @@ class NodeTests(SynchronousTestCase):
         self.assertEqual(here.ask(other, "DELETE", "session")[0], 204)
         until(lambda: here.user(one) is None, "the session is over on the first node")
         self.assertEqual(len(here.ask(one, "GET", "session")[1].keys() & {"csrf", "apps"}), 0)
+        link = one.admin("POST", "/users/ann/link", {})["link"].partition("#link=")[2]
+        body = {"link": link, "password": PASSWORD}
+        with ThreadPoolExecutor(4) as at_once:
+            answers = list(at_once.map(lambda node: Visitor().ask(node, "POST", "link/use", body)[0], (one, other) * 2))
+        self.assertEqual(sorted(answers), [200, 401, 401, 401])
         for node in (one, other):
             self.assertNotIn(PASSWORD, node.log())

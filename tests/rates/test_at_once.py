@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -80,13 +81,13 @@ class AtOnceTests(SynchronousTestCase):
         at_once = 0
         for _ in range(2000):
             client, count, size = chance.randrange(3), chance.randint(1, 12), chance.randint(0, 60)
-            sizes = [size] * count
+            sizes: partial[list[int]] = partial(list, [size] * count)
             taken = count
-            if short[client].take_all(count, sum(sizes), self.clock.seconds()):
+            if short[client].take_all(count, size * count, self.clock.seconds()):
                 at_once += 1
             else:
-                taken = short[client].take(count, lambda sizes=sizes: sizes)
-            self.assertEqual(long[client].take(count, lambda sizes=sizes: sizes), taken)
+                taken = short[client].take(count, sizes)
+            self.assertEqual(long[client].take(count, sizes), taken)
             self.assertEqual(short[client].standings(), long[client].standings())
             self.clock.advance(chance.choice((0.006, 0.02, 0.2)))
         self.assertTrue(100 < at_once < 1900, at_once)
@@ -118,6 +119,13 @@ class StandingTests(SynchronousTestCase):
         self.assertEqual(pace.standings()[0].remaining, 9900)
         self.clock.advance(0.006)
         self.assertEqual(pace.standings()[0].remaining, 9960)
+
+    def test_other_limits(self) -> None:
+        """Other limits are told of at once."""
+        pace = self.pace(publish_rate=10_000)
+        pace.standings()
+        pace.account.change(RateLimits(publish_rate=20_000))
+        self.assertEqual(pace.standings()[0].quota, 20_000)
 
     def test_exactly(self) -> None:
         """Where there is little each message shows."""

@@ -2,8 +2,8 @@
 import { html, useRef, useState } from "./lib.js";
 import { Chart } from "./chart.js";
 import { call, part } from "./api.js";
-import { Badge, Button, Confirm, Copy, Dialog, Field, Form, Heading, Tile, Trouble, say, useCall } from "./ui.js";
-import { age, count, date, moment } from "./format.js";
+import { Badge, Button, Confirm, Copy, Dialog, Field, Find, Form, Heading, Tile, Trouble, say, useCall } from "./ui.js";
+import { age, count, date, moment, sentence } from "./format.js";
 
 function NewAccount({ made }) {
   const [user, setUser] = useState("");
@@ -23,8 +23,44 @@ function LinkMade({ made, close }) {
     <div class="actions"><${Button} kind="main" onClick=${close}>Done<//></div>`;
 }
 
+// Named by the page, so that a request that is sent again adds nothing.
+const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+
+function Balance({ user, done }) {
+  const path = `admin/accounts/${part(user)}/balance`;
+  const { value, problem } = useCall(() => call("GET", path), [user]);
+  const [units, setUnits] = useState("");
+  const [note, setNote] = useState("");
+  const id = useRef(newId());
+  const whole = Number(units);
+  const submit = async () => {
+    const body = { units: whole, id: id.current, note: note.trim() };
+    try {
+      done(await call("POST", path, body));
+    } catch (problem) {
+      if (problem.status && problem.status < 500) id.current = newId(); // refused: the next one is another change
+      throw problem;
+    }
+  };
+  return html`<${Trouble} problem=${problem} />
+    ${value && html`<dl class="list"><div><dt>Balance</dt><dd>${count(value.balance)} units</dd></div>
+      <div><dt>Used in this period</dt><dd>${count(value.used)}${value.limit === null ? "" : ` of ${count(value.limit)}`}</dd></div></dl>
+      ${!value.prepaid && html`<p class="note">${value.plan ? html`The plan <strong>${value.plan}</strong>` : "An account without a plan"} spends no balance: it is kept for a plan that does.</p>`}
+      <${Form} submit=${submit} label="Change the balance">${(busy) => html`
+        <${Field} label="Units to add" hint="With - before them they are taken away">${(bind) => html`<input ...${bind} name="units" type="number" step="1" inputmode="numeric"
+          value=${units} onInput=${(event) => setUnits(event.target.value)} autofocus />`}<//>
+        <${Field} label="What for" hint="Stands in the ledger; the owner of the account sees it">${(bind) => html`<input ...${bind} name="note" maxlength="200" autocomplete="off"
+          value=${note} onInput=${(event) => setNote(event.target.value)} />`}<//>
+        <div class="actions"><${Button} type="submit" kind="main" disabled=${busy || !whole || !Number.isSafeInteger(whole)}>${whole < 0 ? "Take away" : "Add"} units<//></div>`}<//>`}`;
+}
+
+const MANY = 10;
+
 export function Accounts({ session }) {
-  const { value, problem, reload } = useCall(() => call("GET", "admin/accounts"), [], 10);
+  const [prefix, setPrefix] = useState("");
+  const [cursor, setCursor] = useState("");
+  const { value, problem, reload } = useCall(
+    () => call("GET", `admin/accounts?prefix=${part(prefix.trim().toLowerCase())}&cursor=${part(cursor)}`), [prefix, cursor], 10);
   const [dialog, setDialog] = useState(null);
   const close = () => setDialog(null);
   const linked = (made) => {
@@ -36,7 +72,7 @@ export function Accounts({ session }) {
       await call("POST", `admin/accounts/${part(user)}/plan`, { plan: name });
       say(`${user} has the plan ${name || "that is the default"}.`);
     } catch (problem) {
-      say(problem.message, "bad");
+      say(sentence(problem), "bad");
     }
     reload();
   };
@@ -49,6 +85,8 @@ export function Accounts({ session }) {
     <section aria-labelledby="accounts-title">
     <div class="bar"><h2 id="accounts-title">Accounts ${value && html`<span class="soft">${count(value.count)}</span>`}</h2>
       <${Button} kind="main" icon="plus" onClick=${() => setDialog({ kind: "new" })}>New account<//></div>
+    ${value && value.count > MANY && html`<${Find} label="Find by how the name begins" value=${prefix}
+      change=${(text) => { setPrefix(text); setCursor(""); }} />`}
     <${Trouble} problem=${problem} />
     ${value && html`<ul class="rows">${value.accounts.map((one) => html`<li class="card row" key=${one.user} data-user=${one.user}>
       <div class="what"><h3>${one.user} ${one.suspended ? html`<${Badge} kind="bad">suspended<//>` : ""}${one.admin ? html` <${Badge}>administrator<//>` : ""}</h3>
@@ -58,15 +96,20 @@ export function Accounts({ session }) {
           onChange=${(event) => plan(one.user, event.target.value)}>
           <option value="">default${value.default_plan && ` (${value.default_plan})`}</option>
           ${value.plans.map((name) => html`<option value=${name} key=${name}>${name}</option>`)}</select>`}
+        ${value.balances && html`<${Button} onClick=${() => setDialog({ kind: "balance", user: one.user })}>Balance<//>`}
         <${Button} run=${async () => linked(await call("POST", `admin/accounts/${part(one.user)}/link`, {}))}>Sign-in link<//>
         ${one.user !== session.user && (one.suspended
           ? html`<${Button} run=${() => suspend(one.user, false)}>Resume<//>`
           : html`<${Button} kind="danger-quiet" onClick=${() => setDialog({ kind: "suspend", user: one.user })}>Suspend<//>`)}
       </div></li>`)}</ul>
-      ${value.count > value.accounts.length && html`<p class="soft">The first ${value.accounts.length} are shown; <code>flowgate user list</code> has all.</p>`}`}
+      ${!value.accounts.length && html`<p class="soft">No account's name begins so.</p>`}
+      <div class="actions">${cursor && html`<${Button} onClick=${() => setCursor("")}>First page<//>`}
+        ${value.next && html`<${Button} onClick=${() => setCursor(value.next)}>Next page<//>`}</div>`}
     </section>
     ${dialog?.kind === "new" && html`<${Dialog} title="New account" close=${close}><${NewAccount} made=${linked} /><//>`}
     ${dialog?.kind === "link" && html`<${Dialog} title="Sign-in link" close=${close}><${LinkMade} made=${dialog.made} close=${close} /><//>`}
+    ${dialog?.kind === "balance" && html`<${Dialog} title=${`Balance of ${dialog.user}`} close=${close}><${Balance} user=${dialog.user}
+      done=${(found) => { close(); say(`${dialog.user} has ${count(found.balance)} units.`); }} /><//>`}
     ${dialog?.kind === "suspend" && html`<${Confirm} title=${`Suspend ${dialog.user}?`} verb="Suspend" close=${close} run=${() => suspend(dialog.user, true)}>
       <p>All connections and sessions of <strong>${dialog.user}</strong> end, and nothing is accepted until you resume the account. Nothing is deleted.</p><//>`}`;
 }

@@ -23,7 +23,7 @@ export function age(seconds) {
 
 export const date = (seconds) =>
   new Date(seconds * 1000).toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
-// `hourCycle`, because `hour12: false` has midnight as 24:00 in English.
+// `hourCycle`, because for some browsers midnight is 24:00 with `hour12: false` in English.
 const TIME = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 export const moment = (seconds) => {
   const at = new Date(seconds * 1000);

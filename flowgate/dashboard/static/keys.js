@@ -1,12 +1,15 @@
 // API keys: made, tried, replaced, revoked.
 import { html, useId, useState } from "./lib.js";
 import { call, part } from "./api.js";
-import { Badge, Button, Confirm, Copy, Dialog, Empty, Field, Form, Heading, Trouble, say, useCall } from "./ui.js";
+import { Badge, Button, Confirm, Copy, Dialog, Empty, Field, Find, Form, Heading, Trouble, say, useCall } from "./ui.js";
 import { Snippets } from "./snippets.js";
 import { date, moment } from "./format.js";
 
 const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
 
+const prefixOf = (session, key) => `${session.user}_${key.app}_`;
+
+const MANY = 10;
 const EXPIRIES = [["", "Never"], ["30", "In 30 days"], ["90", "In 90 days"], ["365", "In a year"]];
 
 function NewKey({ session, app, made }) {
@@ -52,7 +55,7 @@ function Made({ made, session, close, rotated }) {
     <div class="secret"><code data-testid="key">${made.key}</code><${Copy} text=${made.key} what="API key" wide /></div>
     <h3>Use it</h3>
     <p class="soft">The snippets have a fresh token of this key in them, good for ${Math.round(made.token.expires_in / 60)} minutes.</p>
-    <${Snippets} place=${session.place} token=${made.token.token} apiKey=${made.key} />
+    <${Snippets} place=${session.place} token=${made.token.token} apiKey=${made.key} grants=${{ ...made, prefix: prefixOf(session, made) }} />
     <div class="actions"><${Button} kind="main" onClick=${close}>I have copied it<//></div>
   </div>`;
 }
@@ -73,7 +76,7 @@ function TryKey({ item, session }) {
   const { value, problem } = useCall(() => call("POST", `keys/${part(item.id)}/token`, {}), [item.id]);
   return html`<${Trouble} problem=${problem} />
     ${value && html`<p class="soft">With a fresh token of this key, good for ${Math.round(value.expires_in / 60)} minutes.</p>
-      <${Snippets} place=${session.place} token=${value.token} />`}`;
+      <${Snippets} place=${session.place} token=${value.token} grants=${item} />`}`;
 }
 
 function summary(key) {
@@ -116,6 +119,7 @@ export function Keys({ session, app, refresh }) {
   const { value, problem, reload } = useCall(() => call("GET", "keys"), []);
   const [dialog, setDialog] = useState(null);
   const [everything, setEverything] = useState(false);
+  const [wanted, setWanted] = useState("");
   const open = (kind, item, made) => setDialog({ kind, item, made });
   const close = () => setDialog(null);
   const made = (rotated) => (result) => {
@@ -128,15 +132,18 @@ export function Keys({ session, app, refresh }) {
     say(`Revoked ${item.name || item.id}: its connections end now.`);
     reload();
   };
-  const all = (value ? value.keys : []).map((key) => ({ ...key, prefix: `${session.user}_${key.app}_` }));
+  const all = (value ? value.keys : []).map((key) => ({ ...key, prefix: prefixOf(session, key) }));
   const own = all.filter((key) => !key.own);
   const gone = own.filter((key) => key.disabled);
-  const shown = everything ? own : own.filter((key) => !key.disabled);
+  const has = (text) => text.toLowerCase().includes(wanted.trim().toLowerCase());
+  const shown = own.filter((key) => (everything || !key.disabled) && (has(key.name) || has(key.id) || has(key.app)));
   const create = (kind) => html`<${Button} kind="main" icon="plus" onClick=${() => open("new")}>${kind}<//>`;
   return html`
     <${Heading} lead="A program exchanges its API key for short-lived tokens." actions=${create("New key")}>API keys<//>
     <${Trouble} problem=${problem} />
-    ${value && (shown.length
+    ${own.length > MANY && html`<${Find} label="Find a key" value=${wanted} change=${setWanted} />`}
+    ${value && wanted && !shown.length && html`<p class="soft">No key has that in its name, its id or its application.</p>`}
+    ${value && !(wanted && !shown.length) && (shown.length
       ? html`<ul class="rows">${shown.map((item) => html`<${Key} item=${item} key=${item.id} open=${open} />`)}</ul>`
       : html`<${Empty} icon="key" title="No key yet"><p>Make one for each program that publishes or subscribes: then you can revoke one
           without touching the others.</p>${create("Make the first key")}<//>`)}

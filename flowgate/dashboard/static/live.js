@@ -18,7 +18,8 @@ function shown(frame, number) {
     topic: frame.topic,
     at: frame.ts ? Date.parse(frame.ts) : Date.now(),
     binary: frame.encoding === "base64",
-    text: text.slice(0, LONGEST),
+    // Cloned: a part of a text keeps the whole of it in memory.
+    text: text.length > LONGEST ? structuredClone(text.slice(0, LONGEST)) : text,
     cut: text.length > LONGEST,
     size: encoder.encode(plain ? frame.data : JSON.stringify(frame.data)).length,
   };

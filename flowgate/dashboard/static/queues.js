@@ -1,7 +1,7 @@
 // Queues: how full they are, what lies in them, and what can be done about it.
-import { html, useState } from "./lib.js";
+import { html, useId, useState } from "./lib.js";
 import { call, callWithToken, part, token } from "./api.js";
-import { Badge, Button, Confirm, Dialog, Empty, Field, Form, Heading, Icon, Tile, Trouble, say, useCall } from "./ui.js";
+import { Badge, Button, Confirm, Dialog, Empty, Field, Find, Form, Heading, Icon, Tile, Trouble, say, useCall } from "./ui.js";
 import { age, bytes, count, moment, prettyText } from "./format.js";
 
 const LOOK_SECONDS = 3;
@@ -22,13 +22,15 @@ function NewQueue({ app, known, done }) {
     done(full);
   };
   const targets = known.filter((one) => one.endsWith(".fifo") === fifo);
+  const list = useId();
   return html`<${Form} submit=${submit} label="New queue">${(busy) => html`
     <${Field} label="Name" hint="1 to 80 of letters, digits, _ and -">${(bind) => html`<input ...${bind} name="name" maxlength="80" autocomplete="off"
       autocapitalize="none" spellcheck=${false} value=${name} onInput=${(event) => setName(event.target.value)} autofocus />`}<//>
     <label class="choice"><input type="checkbox" checked=${fifo} onChange=${(event) => { setFifo(event.target.checked); setDead(""); }} /> In order, each once (FIFO)</label>
     ${targets.length > 0 && html`<div class="columns">
-      <${Field} label="Dead letters go to">${(bind) => html`<select ...${bind} value=${dead} onChange=${(event) => setDead(event.target.value)}>
-        <option value="">nowhere</option>${targets.map((one) => html`<option value=${one} key=${one}>${one}</option>`)}</select>`}<//>
+      <${Field} label="Dead letters go to" hint="Another queue, or nowhere">${(bind) => html`<input ...${bind} list=${list} maxlength="80" autocomplete="off"
+        autocapitalize="none" spellcheck=${false} value=${dead} onInput=${(event) => setDead(event.target.value)} />
+        <datalist id=${list}>${targets.map((one) => html`<option value=${one} key=${one} />`)}</datalist>`}<//>
       ${dead && html`<${Field} label="After so many receives">${(bind) => html`<input ...${bind} type="number" min="1" max="1000" value=${receives}
         onInput=${(event) => setReceives(event.target.value)} />`}<//>`}</div>`}
     <div class="actions"><${Button} type="submit" kind="main" disabled=${busy || !name}>Create ${full || "queue"}<//></div>`}<//>`;
@@ -50,7 +52,8 @@ function Send({ app, name, done }) {
 }
 
 function Redrive({ app, name, sources, known, done }) {
-  const [goal, setGoal] = useState(sources.length ? "" : known[0] || "");
+  const [goal, setGoal] = useState("");
+  const list = useId();
   const [rate, setRate] = useState("");
   const submit = async () => {
     const body = {};
@@ -61,12 +64,12 @@ function Redrive({ app, name, sources, known, done }) {
   };
   return html`<${Form} submit=${submit} label="Redrive">${(busy) => html`
     <p>Moves the messages of <strong>${name}</strong>, the oldest first.</p>
-    <${Field} label="To">${(bind) => html`<select ...${bind} name="goal" value=${goal} onChange=${(event) => setGoal(event.target.value)}>
-      ${sources.length > 0 && html`<option value="">where each came from (${sources.join(", ")})</option>`}
-      ${known.map((one) => html`<option value=${one} key=${one}>${one}</option>`)}</select>`}<//>
+    <${Field} label="To" hint=${sources.length ? `Empty: where each came from (${sources.join(", ")})` : "Another queue"}>${(bind) => html`<input ...${bind} name="goal"
+      list=${list} maxlength="80" autocomplete="off" autocapitalize="none" spellcheck=${false} value=${goal} onInput=${(event) => setGoal(event.target.value)} />
+      <datalist id=${list}>${known.map((one) => html`<option value=${one} key=${one} />`)}</datalist>`}<//>
     <${Field} label="At most so many a second" hint="1 to 500; empty: as fast as it goes">${(bind) => html`<input ...${bind} name="rate" type="number" min="1" max="500"
       value=${rate} onInput=${(event) => setRate(event.target.value)} />`}<//>
-    <div class="actions"><${Button} type="submit" kind="main" disabled=${busy}>Redrive<//></div>`}<//>`;
+    <div class="actions"><${Button} type="submit" kind="main" disabled=${busy || !(goal || sources.length)}>Redrive<//></div>`}<//>`;
 }
 
 const TASKS = { running: "wait", cancelling: "wait", completed: "good", cancelled: "", failed: "bad" };
@@ -151,7 +154,9 @@ export function Queue({ app, name, go }) {
 
 export function Queues({ app, go }) {
   const [cursor, setCursor] = useState("");
-  const { value, problem, reload } = useCall(() => call("GET", `apps/${part(app)}/queues?cursor=${part(cursor)}`), [app, cursor], LOOK_SECONDS);
+  const [prefix, setPrefix] = useState("");
+  const { value, problem, reload } = useCall(
+    () => call("GET", `apps/${part(app)}/queues?cursor=${part(cursor)}&prefix=${part(prefix.trim())}`), [app, cursor, prefix], LOOK_SECONDS);
   const [adding, setAdding] = useState(false);
   const create = (text) => html`<${Button} kind="main" icon="plus" onClick=${() => setAdding(true)}>${text}<//>`;
   const names = value ? value.queues.map((one) => one.name) : [];
@@ -159,7 +164,9 @@ export function Queues({ app, go }) {
   return html`
     <${Heading} lead=${html`In <code>${app}</code>`} actions=${create("New queue")}>Queues<//>
     <${Trouble} problem=${problem} />
-    ${value && (names.length || cursor
+    ${value && (value.next || cursor || prefix) && html`<${Find} label="Find by how the name begins" value=${prefix}
+      change=${(text) => { setPrefix(text); setCursor(""); }} />`}
+    ${value && (names.length || cursor || prefix
       ? html`<div class="table"><table><thead><tr><th scope="col">Queue</th><th scope="col" class="number">Visible</th><th scope="col" class="number">In flight</th>
           <th scope="col" class="number">Delayed</th><th scope="col" class="number">Oldest</th><th scope="col" class="number">Size</th></tr></thead>
         <tbody>${value.queues.map((one) => html`<tr key=${one.name}>
@@ -172,6 +179,7 @@ export function Queues({ app, go }) {
               <td class="number" data-label="Size">${bytes(one.stats.bytes)}</td>`
             : html`<td colspan="5" class="soft">not to be had now</td>`}
         </tr>`)}</tbody></table></div>
+        ${!names.length && html`<p class="soft">No queue's name begins so.</p>`}
         <div class="actions">${cursor && html`<${Button} onClick=${() => setCursor("")}>First page<//>`}
           ${value.next && html`<${Button} onClick=${() => setCursor(value.next)}>Next page<//>`}</div>`
       : html`<${Empty} icon="queues" title="No queue yet"><p>A queue keeps each message until one receiver has worked on it. The first message that a

@@ -119,6 +119,12 @@ export function Field({ label, hint, error, children }) {
   </div>`;
 }
 
+// Looks for something in a long list, while one types.
+export function Find({ label, value, change }) {
+  return html`<input type="search" class="find" aria-label=${label} placeholder=${label} autocomplete="off" autocapitalize="none"
+    spellcheck=${false} value=${value} onInput=${(event) => change(event.target.value)} />`;
+}
+
 // A form that says by itself what was refused.
 export function Form({ submit, children, label, className = "" }) {
   const [error, setError] = useState("");
