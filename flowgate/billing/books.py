@@ -79,6 +79,7 @@ class Book:
     :ivar period: the name of the period that the record was last seen to be of.
     :ivar entered_at: when there was an entry in the ledger last, in the clock's seconds.
     :ivar told_at: when the record was changed last.
+    :ivar looked_at: when the stream was last looked through for messages whose fate is not known.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class Book:
         "entered_at",
         "entry",
         "leased",
+        "looked_at",
         "period",
         "purse",
         "told_at",
@@ -105,6 +107,7 @@ class Book:
         self.busy = False
         self.entered_at = now
         self.told_at = now
+        self.looked_at = float("-inf")
         self.written: dict[str, None] = {}
         self.turns = Gate()
 

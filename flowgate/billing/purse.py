@@ -334,13 +334,15 @@ class Purse:
             self._forget_doubt(identity)
 
     @property
-    def uncertain(self) -> Tag | None:
-        """A tag of which it is to be found out in the stream how much was spent, if there is one."""
+    def uncertain(self) -> list[Tag]:
+        """The tags of which it is to be found out in the stream how much was spent."""
         now = self.now()
-        for tag in self.tags.values():
-            if tag.doubtful and tag.text and now - tag.doubted_at >= UNCERTAIN_SECONDS and not tag.pending:
-                return tag if tag is not self.current else None
-        return None
+        return [
+            tag
+            for tag in self.tags.values()
+            if tag.doubtful and tag.text and now - tag.doubted_at >= UNCERTAIN_SECONDS and not tag.pending
+            if tag is not self.current
+        ]
 
     def counted(self, tag: Tag, units: int) -> None:
         """So many units of messages with a tag are in the stream."""

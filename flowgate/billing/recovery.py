@@ -93,7 +93,8 @@ class Recovery:
 
         :raises BusUnavailable: if the stream cannot be read.
         """
-        units = 0 if not plan.traced else await self.count(user, node, lease.mark, lease.counts)
+        found = await self.count(user, node, lease.mark, lease.counts) if plan.traced else {}
+        units = sum(found.values())
         units = max(0, units * plan.publish_price - lease.paid)
         if plan.limited:
             units = min(units, lease.granted - lease.closed)
@@ -101,23 +102,23 @@ class Recovery:
             _log.info("{units} units of {user} are charged that a node has not told of", units=units, user=user)
         return units
 
-    async def count(self, user: str, node: str, mark: int, counts: Callable[[int], bool]) -> int:
-        """Units of the messages that a user has published through a node.
+    async def count(self, user: str, node: str, mark: int, counts: Callable[[int], bool]) -> dict[int, int]:
+        """Units of the messages that a user has published through a node, by their tags.
 
         :param mark: a place that lies before all of them.
         :param counts: tells the numbers of the tags that are meant.
         :raises BusUnavailable: if the stream cannot be read.
         """
-        units = 0
+        units: dict[int, int] = {}
         prefix = f"{node}."
 
         def take(tag: str, size: int) -> None:
-            nonlocal units
             if not tag.startswith(prefix):
                 return
-            number, _, run = tag[len(prefix) :].partition("=")  # the last message of a run speaks for all
-            if number.isdigit() and counts(int(number)):
-                units += int(run) if run.isdigit() else (size + UNIT_BYTES - 1) // UNIT_BYTES or 1
+            text, _, run = tag[len(prefix) :].partition("=")  # the last message of a run speaks for all
+            if text.isdigit() and counts(number := int(text)):
+                more = int(run) if run.isdigit() else (size + UNIT_BYTES - 1) // UNIT_BYTES or 1
+                units[number] = units.get(number, 0) + more
 
         places = {(user, ""), *(place for place in self._reach(user) if place[0] != user)}
         for owner, app in sorted(places):

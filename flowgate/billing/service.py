@@ -19,7 +19,7 @@ from flowgate.billing.books import BUCKET, ENTRY_SECONDS, LEDGER, METER_SECONDS,
 from flowgate.billing.charges import Tag
 from flowgate.billing.notices import Notices
 from flowgate.billing.plans import Plan, Plans
-from flowgate.billing.purse import Purse
+from flowgate.billing.purse import UNCERTAIN_SECONDS, Purse
 from flowgate.billing.recovery import MISSED_SECONDS, VERB
 from flowgate.billing.usage import LedgerEntry, Usage, usage_of
 from flowgate.connections import Connections
@@ -210,7 +210,7 @@ class Billing:
         plan = self.plans.of(purse.user)
         if plan != purse.plan:
             self._run(book, self._change_plan(book, plan))
-        elif uncertain is not None:
+        elif uncertain and now - book.looked_at >= UNCERTAIN_SECONDS:
             self._run(book, self._find_out(book, uncertain))
         elif idle and not here and since >= ENTRY_SECONDS:
             self._run(book, self._retire(book))
@@ -230,11 +230,15 @@ class Billing:
         book.purse.change(plan)
         self._kick(book.purse)
 
-    async def _find_out(self, book: Book, tag: Tag) -> None:
-        """See in the stream what became of messages of which nobody else will say it."""
+    async def _find_out(self, book: Book, tags: list[Tag]) -> None:
+        """See in the stream what became of messages of which nobody else will say it: of all of them by one reading."""
         purse = book.purse
-        units = await self._books.recovery.count(purse.user, self._peers.node, tag.mark, tag.number.__eq__)
-        purse.counted(tag, units * tag.price)
+        book.looked_at = self._clock.seconds()
+        numbers = {tag.number for tag in tags}
+        mark = min(tag.mark for tag in tags)
+        units = await self._books.recovery.count(purse.user, self._peers.node, mark, numbers.__contains__)
+        for tag in tags:
+            purse.counted(tag, units.get(tag.number, 0) * tag.price)
 
     async def _retire(self, book: Book) -> None:
         purse = book.purse

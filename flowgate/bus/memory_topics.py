@@ -192,9 +192,7 @@ class MemoryBus:
         if refusal is not None:
             return fail(refusal)
         stored: Deferred[None] = Deferred()
-        kept = Run(
-            run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids, tag=run.tag
-        )
+        kept = Run(run.topic, run.payloads, qos=run.qos, retain=run.retain, message_ids=run.message_ids, tag=run.tag)
         kept.last_tag = run.last_tag
         self._put(_Write(kept, self._age(run.ttl), stored, None))
         return stored

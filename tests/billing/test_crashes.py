@@ -72,11 +72,11 @@ class Story:
                 self.world.clock.advance(0)
         elif kind == "go":  # before there is an answer
             self.ids += 1
-            published = self.nodes[place % len(self.nodes)].publish(b"gone %d" % self.ids)
+            waiting = self.nodes[place % len(self.nodes)].publish(b"gone %d" % self.ids)
             for _ in range(number % 4):
                 self.world.clock.advance(0)
-            published.addErrback(lambda _: None)
-            published.cancel()
+            waiting.addErrback(lambda _: None)
+            waiting.cancel()
         elif kind == "ask":  # what was used, and go
             asked = self.nodes[place % len(self.nodes)].billing.usage("alice")
             for _ in range(number % 3):

@@ -53,6 +53,27 @@ class ClientTests(GuardCase):
             self.assertEqual((self.world.stored(), node.usage().used), (3, 3) if stored else (1, 1))
             self.assertEqual(self.outcomes([node.publish() for _ in range(10)])[0], 7 if stored else 9)
 
+    def test_publishers(self) -> None:
+        """Of many that have gone, between many changes of the record, one look at the stream tells."""
+        (node,) = self.make(BIG)
+        self.outcomes([node.publish()])
+        real = self.world.bus.publish_one
+
+        def slow(*arguments: Any, **options: Any) -> Deferred[Stored]:
+            real(*arguments, **options)
+            return Deferred()
+
+        self.world.bus.publish_one = slow  # type: ignore[method-assign]
+        for _ in range(20):
+            published = node.publish()
+            self.world.settle()
+            go(published)
+            node.usage()
+        self.assertGreater(len(node.billing.purse("alice").tags), 20)
+        self.world.pass_(13)
+        self.assertEqual(node.usage().used, 21)
+        self.assertLess(len(node.billing.purse("alice").tags), 4)
+
     def test_sender(self) -> None:
         """What is sent to a queue is paid for once it is stored, whether there is one bill for all or several."""
         for count in (1, 2):

@@ -24,6 +24,9 @@ TIMES = frozenset(
         "retry_after_ms",
         "resets_at",
         "from",
+        "published_at",
+        "signs_from",
+        "retired_at",
         "expires_at",
     )
 )

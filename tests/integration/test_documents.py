@@ -98,6 +98,8 @@ removeQueue orders
 sqsByQuery welcome
 alive alive
 ready ready
+listSigningKeys first
+rotateSigningKeys announced
 rotateKey till
 revokeKey key
 """
