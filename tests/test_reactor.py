@@ -11,6 +11,7 @@ import gc
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -584,6 +585,17 @@ class BatchingReactorTests(ReactorBuilder, SynchronousTestCase):
             self.assertEqual(self.reactor.getWriters(), [writer])
             self.assertEqual(self.reactor.removeAll(), [writer])
             self.assertEqual(self.reactor.getWriters(), [])
+
+
+class ClockTests(SynchronousTestCase):
+    """What timers go by."""
+
+    def test_monotonic(self) -> None:
+        """It is a clock that nobody sets: one that is set back would stop all timers until it is there again."""
+        reactor = make_reactor(self)
+        call = reactor.callLater(5, lambda: None)
+        self.addCleanup(call.cancel)
+        self.assertTrue(4 < call.getTime() - time.monotonic() <= 5)
 
 
 class EndTests(SynchronousTestCase):
