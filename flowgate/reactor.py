@@ -37,7 +37,7 @@ class BatchingReactor(AsyncioSelectorReactor):
     _log = Logger()
 
     seconds = staticmethod(time.monotonic)
-    """What timers go by.  Twisted's own is the wall clock: if that is set back by an hour, they all stop for an hour."""
+    """What timers go by.  Twisted's own is the wall clock: set back by an hour, that stops them all for an hour."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
