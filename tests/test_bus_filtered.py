@@ -116,11 +116,7 @@ class FakeHistory:
     def answer(self) -> None:
         subject, after, limit, size, answer = self.asked[-1] if self.at_once else self.asked.pop(0)
         places = sorted(
-            place
-            for of, places in self.stored.items()
-            if takes_in(subject, of)
-            for place in places
-            if place[0] > after
+            place for of, places in self.stored.items() if takes_in(subject, of) for place in places if place[0] > after
         )
         found = [message for _, message in places]
         given = 0

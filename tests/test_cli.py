@@ -275,7 +275,6 @@ class UserTests(_Tests):
         self.run_command("user", "suspend", "alice", "--resume")
         self.assertEqual([asked[3] for asked in self.gateway.asked], [{"suspended": True}, {"suspended": False}])
 
-
     def test_resume(self) -> None:
         """A suspension has a command for its end, too."""
         self.gateway.say("POST /api/v1/admin/users/alice/suspend", 200, {})
@@ -411,9 +410,7 @@ class SigningKeyTests(_Tests):
         {"id": "a", "generation": 1, "use": "verifying", "signs_from": 0, "retired_at": 1795778100},
     ]
     SHOWN = (
-        "c  3  announced  signs from 2026-11-26T11:10:00Z\n"
-        "b  2  signing\n"
-        "a  1  verifying  until 2026-11-27T11:15:00Z\n"
+        "c  3  announced  signs from 2026-11-26T11:10:00Z\nb  2  signing\na  1  verifying  until 2026-11-27T11:15:00Z\n"
     )
 
     def test_list(self) -> None:

@@ -109,7 +109,7 @@ OPERATIONS = (
         "metrics",
         "Health",
         "Figures for Prometheus",
-        "Programs on the gateway's machine are not asked for the token; nobody is, with `metrics = \"open\"`.",
+        'Programs on the gateway\'s machine are not asked for the token; nobody is, with `metrics = "open"`.',
         replies={200: Reply("Prometheus's text format 0.0.4", {"type": "string"}, TEXT)},
         refusals=ADMIN,
         security=("admin", "nobody"),
