@@ -73,13 +73,24 @@ class Route:
 
 
 class Post(NamedTuple):
-    """One message of those that are published together, as :meth:`Gateway.publish` takes it."""
+    """One acknowledged message, as :meth:`Gateway.publish` takes it."""
 
     route: Route
     payload: bytes
     message_id: str | None = None
     ttl: int | None = None
     retain: bool = False
+    qos: int = 1
+
+    @property
+    def identity(self) -> Identity | None:
+        """What it is known by when it comes again."""
+        return None if self.message_id is None else (self.route.topic.namespace, self.message_id)
+
+    @property
+    def age(self) -> int | None:
+        """Seconds that history keeps it."""
+        return self.route.age if self.ttl is None else self.ttl
 
 
 @attrs.frozen(slots=True)
@@ -112,29 +123,29 @@ def _drop_run(failure: Failure, bill: Bill, run: Run) -> Failure:
     return failure
 
 
-def _settle(answer: _A, bill: Bill, payload: bytes, identity: Identity | None) -> _A:
+def _settle(answer: _A, bill: Bill, post: Post) -> _A:
     """Have a message paid for that is stored and was not before."""
     if isinstance(answer, Stored):
+        identity = post.identity
         if identity is not None:
             bill.allowance.settle(identity, answer.duplicate)
         (bill.drop if answer.duplicate else bill.pay)()
-    elif isinstance(answer, BusUnavailable):
-        bill.doubt((payload,), (identity,) if identity is not None else ())
     else:
-        bill.drop()
+        _give_back(answer, bill, post)
     return answer
 
 
-def _drop(failure: Failure, bill: Bill, payload: bytes, identity: Identity | None) -> Failure:
-    if isinstance(failure.value, _UNKNOWN):
-        bill.doubt((payload,), (identity,) if identity is not None else ())
-    else:
-        bill.drop()
+def _drop(failure: Failure, bill: Bill, post: Post) -> Failure:
+    _give_back(failure.value, bill, post)
     return failure
 
 
-def _identity(topic: Topic, message_id: str | None) -> Identity | None:
-    return None if message_id is None else (topic.namespace, message_id)
+def _give_back(reason: BaseException | None, bill: Bill, post: Post) -> None:
+    if isinstance(reason, _UNKNOWN):
+        identity = post.identity
+        bill.doubt((post.payload,), () if identity is None else (identity,))
+    else:
+        bill.drop()
 
 
 def _is_new(answer: Stored | Refused) -> bool:
@@ -163,7 +174,7 @@ def _runs(posts: Sequence[Post], places: Iterable[int], bills: Mapping[int, Bill
     for place in places:
         post = posts[place]
         message_id = post.message_id
-        kept = post.route.age if post.ttl is None else post.ttl
+        kept = post.age
         paid = bills[place].tag
         if post.route is not route or kept != age or (message_id is not None) is not keyed or paid != tag:
             route, age, keyed, tag = post.route, kept, message_id is not None, paid
@@ -390,69 +401,47 @@ class Gateway:
         :raises IdempotencyKeyReused: through the Deferred: the key has been used for another message.
         :raises IdempotencyInProgress: through the Deferred: this node is about to store the key's message.
         """
-        self.check_size(len(payload))
-        allowance = route.allowance
         size = len(payload)
+        self.check_size(size)
+        post = Post(route, payload, message_id, ttl, retain, qos)
+        allowance = route.allowance
         bill = allowance.take_all(1, size, size)
         if bill is None and allowance.limited:
             ready = allowance.ready((payload,))
             if ready is not None:
-                return ready.addCallback(
-                    lambda _: self._publish_paid(route, payload, message_id, ttl, qos, retain, None)
-                )
-        return self._publish_paid(route, payload, message_id, ttl, qos, retain, bill)
+                return ready.addCallback(lambda _: self._publish_paid(post, None))
+        return self._publish_paid(post, bill)
 
-    def _publish_paid(
-        self,
-        route: Route,
-        payload: bytes,
-        message_id: str | None,
-        ttl: int | None,
-        qos: int,
-        retain: bool,
-        bill: Bill | None,
-    ) -> Deferred[Stored]:
+    def _publish_paid(self, post: Post, bill: Bill | None) -> Deferred[Stored]:
         if bill is None:
-            bill = route.allowance.take_one(payload)
-        stored = self._publish_keyed(route, payload, message_id, ttl, qos, retain, bill.tag)
-        paying = bill, payload, _identity(route.topic, message_id)
-        return stored.addCallbacks(_settle, _drop, paying, errbackArgs=paying)
+            bill = post.route.allowance.take_one(post.payload)
+        paying = bill, post
+        return self._publish_keyed(post, bill.tag).addCallbacks(_settle, _drop, paying, errbackArgs=paying)
 
-    def _publish_keyed(
-        self, route: Route, payload: bytes, message_id: str | None, ttl: int | None, qos: int, retain: bool, tag: str
-    ) -> Deferred[Stored]:
-        if message_id is None:
-            return self._publish(route, payload, None, ttl, qos, retain, tag)
-        return Deferred.fromCoroutine(self._publish_once(route, payload, message_id, ttl, qos, retain, tag))
+    def _publish_keyed(self, post: Post, tag: str) -> Deferred[Stored]:
+        if post.message_id is None:
+            return self._publish(post, tag)
+        return Deferred.fromCoroutine(self._publish_once(post, post.message_id, tag))
 
-    def _publish(
-        self,
-        route: Route,
-        payload: bytes,
-        message_id: str | None,
-        ttl: int | None,
-        qos: int,
-        retain: bool,
-        tag: str,
-        compared: bool = False,
-    ) -> Deferred[Stored]:
+    def _publish(self, post: Post, tag: str, compared: bool = False) -> Deferred[Stored]:
+        route, payload, message_id, ttl, retain, qos = post
+        topic, age = route.topic, post.age
+
         def publish() -> Deferred[Stored]:
-            age = route.age if ttl is None else ttl
             if retain:
-                return self._retaining.publish(route.topic, payload, qos, message_id, age, ttl, compared, tag)
-            return self._bus.publish_one(route.topic, payload, qos=qos, message_id=message_id, ttl=age, tag=tag)
+                return self._retaining.publish(topic, payload, qos, message_id, age, ttl, compared, tag)
+            return self._bus.publish_one(topic, payload, qos=qos, message_id=message_id, ttl=age, tag=tag)
 
-        return self._when_followed(route.topic, 1, publish) if self._groups.any else publish()
+        return self._when_followed(topic, 1, publish) if self._groups.any else publish()
 
-    async def _publish_once(
-        self, route: Route, payload: bytes, message_id: str, ttl: int | None, qos: int, retain: bool, tag: str
-    ) -> Stored:
-        topic = route.topic
+    async def _publish_once(self, post: Post, message_id: str, tag: str) -> Stored:
+        topic = post.route.topic
         self._keys.begin(topic, message_id)
         try:
-            stored = await self._publish(route, payload, message_id, ttl, qos, retain, tag, compared=True)
-            if stored.duplicate and not retain:  # else it was compared before it was retained
-                check_same((await self._bus.fetch([stored.sequence])).get(stored.sequence), topic, payload, False)
+            stored = await self._publish(post, tag, compared=True)
+            if stored.duplicate and not post.retain:  # else it was compared before it was retained
+                first = await self._bus.fetch([stored.sequence])
+                check_same(first.get(stored.sequence), topic, post.payload, False)
             return stored
         finally:
             self._keys.end(topic, message_id)
@@ -482,24 +471,24 @@ class Gateway:
                     if ready is not None:
                         await ready
         try:
-            for place, (route, payload, message_id, ttl, retain) in enumerate(posts):
+            for place, post in enumerate(posts):
                 bill = whole
                 if bill is None:
                     try:
-                        bill = route.allowance.take_one(payload)
+                        bill = post.route.allowance.take_one(post.payload)
                     except Refused as refusal:
                         answers[place] = refusal
                         continue
                 bills[place] = bill
-                if retain:  # its place in history has to be known first
+                if post.retain:  # its place in history has to be known first
                     under_way += self._store(posts, some, answers, bills)
                     some = []
-                    one = self._publish_keyed(route, payload, message_id, ttl, 1, True, bill.tag)
+                    one = self._publish_keyed(post, bill.tag)
                     under_way.append(_tell(one.addCallback(_listed), [place], answers))
                     continue
-                if message_id is not None:
+                if post.message_id is not None:
                     try:
-                        self._keys.begin(route.topic, message_id)
+                        self._keys.begin(post.route.topic, post.message_id)
                     except Refused as refusal:
                         answers[place] = refusal
                         continue
@@ -517,8 +506,7 @@ class Gateway:
                 if whole is not None:
                     bills = dict(enumerate(whole.each()))
                 for place, bill in bills.items():
-                    post = posts[place]
-                    _settle(answers[place], bill, post.payload, _identity(post.route.topic, post.message_id))
+                    _settle(answers[place], bill, posts[place])
         return answers
 
     def _store(
@@ -588,30 +576,30 @@ class Gateway:
         :raises BusUnavailable, LimitReached, InsufficientBalance: through the Deferred.
         """
         self.check_size(len(payload))
-        return Deferred.fromCoroutine(self._publish_again(route, payload, message_id, qos, retain, late))
+        return Deferred.fromCoroutine(
+            self._publish_again(Post(route, payload, message_id, None, retain, qos), message_id, late)
+        )
 
-    async def _publish_again(
-        self, route: Route, payload: bytes, message_id: str, qos: int, retain: bool, late: bool
-    ) -> None:
-        allowance = route.allowance
-        ready = allowance.ready((payload,)) if allowance.limited else None
+    async def _publish_again(self, post: Post, message_id: str, late: bool) -> None:
+        allowance, payloads = post.route.allowance, (post.payload,)
+        ready = allowance.ready(payloads) if allowance.limited else None
         if ready is not None:
             await ready
-        bill = allowance.take((payload,), patient=True)
+        bill = allowance.take(payloads, patient=True)
         if bill.refusal is not None:
             raise bill.refusal
         outcome: Stored | Refused = BusUnavailable()
         try:
-            found = await self._bus.find(route.topic, message_id) if late else None
+            found = await self._bus.find(post.route.topic, message_id) if late else None
             if found is None:
-                outcome = await self._publish(route, payload, message_id, None, qos, retain, bill.tag)
+                outcome = await self._publish(post, bill.tag)
             else:
                 outcome = Stored(found, duplicate=True)
         except Refused as refusal:
             outcome = refusal
             raise
         finally:
-            _settle(outcome, bill, payload, (route.topic.namespace, message_id))
+            _settle(outcome, bill, post)
 
     def publish_trusted(
         self, topic: Topic, payload: bytes, *, qos: int, retain: bool, message_id: str, again: bool, late: bool = False
