@@ -17,14 +17,13 @@ from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from flowgate.gateway import Gateway, Interest
 from flowgate.interfaces import IPeers
 from flowgate.limits import Limits
 from flowgate.message import RetainedPage, Run
-from flowgate.reports import Heard, in_parts
+from flowgate.reports import Heard, Telling, in_parts
 from flowgate.router import Router
 from flowgate.topics import RESERVED, Namespace, Topic, matches
 
@@ -148,35 +147,26 @@ class Figures:
         self._base = 0
         self._anew = True
         self._ticks = 0
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._telling = Telling(peers, clock, _VERB, TELL_SECONDS, self._tick, self._heard)
 
     def start(self) -> None:
         """Tell from now on, and answer new subscribers."""
         self._gateway.figures = self.page
-        self._peers.hear(_VERB, self._heard)
-        self._loop.start(TELL_SECONDS)
+        self._telling.start()
 
     def stop(self) -> None:
         """Tell no more; the other nodes need not wait for this one's silence."""
-        if self._loop.running:
-            self._loop.stop()
-            if not self._peers.alone:
-                self._peers.tell(_VERB, Report(self._peers.node, 0, 0, (), {}).encode())
+        self._telling.stop(lambda: Report(self._peers.node, 0, 0, (), {}).encode())
 
     def _tick(self) -> None:
-        try:
-            self._forget()
-            for namespace in self._router.reserved():
-                for topic, payload in self.shown(namespace).items():
-                    # As retained: who reads the retained ones at the same time does not show an older one after it.
-                    self._router.deliver(Run(topic, [payload], retain=True))
-            self._gateway.turn.flush()
-            if not self._peers.alone:
-                self._tell()
-        except Exception:
-            # The next time is tried again: a looping call would end with this one.
-            _log.failure("the figures of accounts could not be told")
+        self._forget()
+        for namespace in self._router.reserved():
+            for topic, payload in self.shown(namespace).items():
+                # As retained: who reads the retained ones at the same time does not show an older one after it.
+                self._router.deliver(Run(topic, [payload], retain=True))
+        self._gateway.turn.flush()
+        if not self._peers.alone:
+            self._tell()
 
     # -- what is shown
 

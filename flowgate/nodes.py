@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from flowgate import __version__
@@ -19,6 +18,7 @@ from flowgate.gateway import Gateway
 from flowgate.interfaces import IPeers
 from flowgate.metrics.collecting import Depth, depths
 from flowgate.queues.service import Queues
+from flowgate.reports import Telling
 
 _log = Logger()
 
@@ -70,20 +70,15 @@ class Nodes:
         self._last: tuple[float, _Flows] = (self._began, {name: {} for name in _FLOWS})
         self._rates: _Flows | None = None
         self._others: dict[str, tuple[float, Report]] = {}
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._telling = Telling(peers, clock, _VERB, TELL_SECONDS, self._tick, self._heard)
 
     def start(self) -> None:
         """Tell the others from now on, and hear them."""
-        self._peers.hear(_VERB, self._heard)
-        self._loop.start(TELL_SECONDS)
+        self._telling.start()
 
     def stop(self) -> None:
         """Tell no more, but for the end."""
-        if self._loop.running:
-            self._loop.stop()
-            if not self._peers.alone:
-                self._peers.tell(_VERB, orjson.dumps({"node": self._peers.node, "gone": True}))
+        self._telling.stop(lambda: orjson.dumps({"node": self._peers.node, "gone": True}))
 
     def all(self) -> list[Report]:
         """How this node is now, and then how the others were when they were last heard, by their names.
@@ -153,18 +148,14 @@ class Nodes:
         }
 
     def _tick(self) -> None:
-        try:
-            now = self._clock.seconds()
-            if now > self._began:
-                counted = self._counted()
-                self._rates = self._since(counted)
-                self._last = (now, counted)
-            self._forget()
-            if not self._peers.alone:
-                self._peers.tell(_VERB, orjson.dumps(self.own()))
-        except Exception:
-            # The next time is tried again: a looping call would end with this one.
-            _log.failure("the other nodes could not be told how this one is")
+        now = self._clock.seconds()
+        if now > self._began:
+            counted = self._counted()
+            self._rates = self._since(counted)
+            self._last = (now, counted)
+        self._forget()
+        if not self._peers.alone:
+            self._peers.tell(_VERB, orjson.dumps(self.own()))
 
     def _heard(self, payload: bytes) -> None:
         try:

@@ -24,14 +24,13 @@ from uuid import uuid4
 import attrs
 import orjson
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from flowgate.auth.permissions import Principal
 from flowgate.gateway import Interest
 from flowgate.interfaces import IPeers
 from flowgate.payloads import timestamp
-from flowgate.reports import Heard, in_parts
+from flowgate.reports import Heard, Telling, in_parts
 from flowgate.topics import Namespace
 
 _log = Logger()
@@ -279,22 +278,21 @@ class Presence:
         self._base = 0
         self._anew = True
         self._anew_at = -ANEW_SECONDS
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._telling = Telling(peers, clock, _VERB, TELL_SECONDS, self._tick, self._heard)
 
     def start(self) -> None:
         """Tell and hear other nodes from now on."""
-        self._peers.hear(_VERB, self._heard)
-        self._loop.start(TELL_SECONDS)
+        self._telling.start()
 
     def stop(self) -> None:
         """Tell no more; the other nodes need not wait for this one's silence."""
-        if self._loop.running:
-            self._loop.stop()
-            if not self._peers.alone:
-                if self._moves and not self._anew:
-                    self._tell()  # who has gone, so that they can come back elsewhere
-                self._peers.tell(_VERB, Report(self._peers.node, 0, 0, (), ()).encode())
+
+        def last() -> bytes:
+            if self._moves and not self._anew:
+                self._tell()  # who has gone, so that they can come back elsewhere
+            return Report(self._peers.node, 0, 0, (), ()).encode()
+
+        self._telling.stop(last)
         while self._timers:
             self._timers.popitem()[1].cancel()
 
@@ -456,18 +454,14 @@ class Presence:
     def _moved(self, move: Move) -> None:
         if not self._peers.alone:
             self._moves[move.place] = move
-            if self._loop.running:
+            if self._telling.running:
                 self._later("tell", GATHER_SECONDS, self._tell)
 
     def _tick(self) -> None:
-        try:
-            silent = self._clock.seconds() - SILENT_SECONDS
-            for name in [name for name, node in self._nodes.items() if node.heard <= silent]:
-                self._forget(name)
-            self._tell()
-        except Exception:
-            # The next time is tried again: a looping call would end with this one.
-            _log.failure("other nodes could not be told who is here")
+        silent = self._clock.seconds() - SILENT_SECONDS
+        for name in [name for name, node in self._nodes.items() if node.heard <= silent]:
+            self._forget(name)
+        self._tell()
 
     def _tell(self) -> None:
         if self._peers.alone:
@@ -484,7 +478,7 @@ class Presence:
             self._report(Move(*key, client, True) for (key, _), client in self._own.items())
         else:
             self._report(moves.values())
-        if self._anew and self._loop.running:
+        if self._anew and self._telling.running:
             self._later("tell", ANEW_SECONDS, self._tell)
 
     def _report(self, moves: Iterable[Move]) -> None:
@@ -508,7 +502,7 @@ class Presence:
             self._anew = True  # it has just come, or was cut off: it will need everything
         elif self._peers.node in report.again:
             self._anew = True
-        if self._anew and self._loop.running:
+        if self._anew and self._telling.running:
             self._later("tell", GATHER_SECONDS, self._tell)
         self._take(node, report)
 
@@ -516,7 +510,7 @@ class Presence:
         if node.note(report.number, report.base, self._clock.seconds()):
             # Everything follows; it follows so soon that nobody is seen to leave who is still there.
             self._vacate(report.node, node)
-        if not node.complete and self._loop.running:
+        if not node.complete and self._telling.running:
             self._later("again", ANEW_SECONDS, self._tell)
         for move in report.moves:
             place = move.place

@@ -2,11 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from flowgate.interfaces import IPeers
+
+_log = Logger()
+
 _T = TypeVar("_T")
+
+
+class Telling:
+    """Tells the other nodes something at regular times, and hears what they tell.
+
+    :ivar running: whether it has been started and not stopped.
+    """
+
+    def __init__(
+        self,
+        peers: IPeers,
+        clock: IReactorTime,
+        verb: str,
+        seconds: float,
+        tell: Callable[[], None],
+        heard: Callable[[bytes], None],
+    ) -> None:
+        """Prepare; nothing happens before :meth:`start`.
+
+        :param verb: under which that goes.
+        :param seconds: how often ``tell`` is called; the first time at the start.
+        :param heard: is called with what another node tells.
+        """
+        self._peers = peers
+        self._verb = verb
+        self._seconds = seconds
+        self._tell = tell
+        self._heard = heard
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = clock
+
+    @property
+    def running(self) -> bool:
+        return bool(self._loop.running)
+
+    def start(self) -> None:
+        """Tell and hear from now on."""
+        self._peers.hear(self._verb, self._heard)
+        self._loop.start(self._seconds)
+
+    def stop(self, last: Callable[[], bytes]) -> None:
+        """Tell no more but ``last``: the other nodes need not wait for this one's silence."""
+        if self._loop.running:
+            self._loop.stop()
+            if not self._peers.alone:
+                self._peers.tell(self._verb, last())
+
+    def _tick(self) -> None:
+        try:
+            self._tell()
+        except Exception:
+            # The next time is tried again: a looping call would end with this one.
+            _log.failure("the other nodes could not be told: {verb}", verb=self._verb)
 
 
 class Heard:

@@ -9,6 +9,7 @@ from flowgate.auth.tokens import IssuedToken, TokenService
 from flowgate.dashboard.admission import Admission, Visitor
 from flowgate.dashboard.live import LiveTokens
 from flowgate.errors import NotFound, RateLimited
+from flowgate.http.admin.keys import shown_key
 from flowgate.http.answers import NO_CONTENT, Answer, Route, json_answer
 from flowgate.http.bodies import Members, read_object
 from flowgate.http.request import Request
@@ -51,20 +52,7 @@ class Keys:
         return key
 
     def _shown(self, key: ApiKey) -> dict[str, object]:
-        return {
-            "id": key.id,
-            "app": key.app,
-            "name": key.name,
-            "publish": [str(grant) for grant in key.grants.publish],
-            "subscribe": [str(grant) for grant in key.grants.subscribe],
-            "queues": list(key.grants.queues),
-            "created_at": key.created_at,
-            "expires_at": key.expires_at,
-            "last_used_at": self._keyring.last_use.of(key.id),
-            "disabled": key.disabled,
-            "successor": key.successor or None,
-            "own": self._live.owns(key),
-        }
+        return {**shown_key(key, self._keyring.last_use.of(key.id)), "own": self._live.owns(key)}
 
     async def listing(self, request: Request) -> Answer:
         visitor = await self._admission.visitor(request)

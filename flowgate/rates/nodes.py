@@ -9,13 +9,12 @@ wanted of keeps a little, to begin with.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from flowgate.auth.keys import ApiKey
@@ -25,7 +24,7 @@ from flowgate.errors import TooManyConnections, TooManySubscriptions
 from flowgate.interfaces import IPeers
 from flowgate.rates.account import AccountRates, Pace
 from flowgate.rates.plan import RateLimits
-from flowgate.reports import in_parts
+from flowgate.reports import Telling, in_parts
 
 _log = Logger()
 
@@ -92,22 +91,17 @@ class Rates:
         self._paces: WeakValueDictionary[tuple[str, str], Pace] = WeakValueDictionary()
         self._wanted: dict[str, float] = {}
         self._nodes: dict[str, _Node] = {}
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._telling = Telling(peers, clock, _VERB, TELL_SECONDS, self._tick, self._heard)
         connections.admit = self._admit_connection
         connections.admit_subscriptions = self._admit_subscriptions
 
     def start(self) -> None:
         """Tell the others from now on, and listen to them."""
-        self._peers.hear(_VERB, self._heard)
-        self._loop.start(TELL_SECONDS)
+        self._telling.start()
 
     def stop(self) -> None:
         """Tell no more."""
-        if self._loop.running:
-            self._loop.stop()
-            if not self._peers.alone:
-                self._tell({}, gone=True)
+        self._telling.stop(lambda: self._report((), True, gone=True))
 
     # -- what is asked
 
@@ -172,20 +166,16 @@ class Rates:
         return (own + least) / (total + count * least)
 
     def _tick(self) -> None:
-        try:
-            now = self._clock.seconds()
-            self._nodes = {name: node for name, node in self._nodes.items() if node.heard > now - SILENT_SECONDS}
-            loads = self._loads(now)
-            for user, account in list(self._accounts.items()):
-                limits = self._limits(user)
-                if limits != account.limits:  # the account has another plan
-                    account.change(limits)
-                account.share(self._share(user))
-            if not self._peers.alone:
-                self._tell(loads)
-        except Exception:
-            # The next second is tried again: a looping call would end with this one.
-            _log.failure("the parts of rates could not be shared out")
+        now = self._clock.seconds()
+        self._nodes = {name: node for name, node in self._nodes.items() if node.heard > now - SILENT_SECONDS}
+        loads = self._loads(now)
+        for user, account in list(self._accounts.items()):
+            limits = self._limits(user)
+            if limits != account.limits:  # the account has another plan
+                account.change(limits)
+            account.share(self._share(user))
+        if not self._peers.alone:
+            self._tell(loads)
 
     def _loads(self, now: float) -> dict[str, Load]:
         """What there is to do here, for accounts that have bounds."""
@@ -210,16 +200,19 @@ class Rates:
             del self._kept[user]
         return loads
 
-    def _tell(self, loads: dict[str, Load], gone: bool = False) -> None:
+    def _tell(self, loads: dict[str, Load]) -> None:
         parts = list(in_parts(loads.items(), _REPORTED_AT_ONCE))
         for number, part in enumerate(parts, 1):
-            report = {
-                "node": self._peers.node,
-                "loads": {user: attrs.astuple(load) for user, load in part},
-                "whole": number == len(parts),
-                "gone": gone,
-            }
-            self._peers.tell(_VERB, json.dumps(report, separators=(",", ":")).encode())
+            self._peers.tell(_VERB, self._report(part, number == len(parts)))
+
+    def _report(self, loads: Iterable[tuple[str, Load]], whole: bool, gone: bool = False) -> bytes:
+        report = {
+            "node": self._peers.node,
+            "loads": {user: attrs.astuple(load) for user, load in loads},
+            "whole": whole,
+            "gone": gone,
+        }
+        return json.dumps(report, separators=(",", ":")).encode()
 
     def _heard(self, payload: bytes) -> None:
         try:

@@ -32,6 +32,23 @@ def _after(cursor: str) -> tuple[int, str]:
     return int(found[1]), found[2]
 
 
+def shown_key(key: ApiKey, last_used_at: int | None) -> dict[str, object]:
+    """What is shown of a key to those whom it concerns."""
+    return {
+        "id": key.id,
+        "app": key.app,
+        "name": key.name,
+        "publish": [str(grant) for grant in key.grants.publish],
+        "subscribe": [str(grant) for grant in key.grants.subscribe],
+        "queues": list(key.grants.queues),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": last_used_at,
+        "disabled": key.disabled,
+        "successor": key.successor or None,
+    }
+
+
 def _shown_new(key: ApiKey, text: str) -> dict[str, object]:
     return {
         "key": text,
@@ -62,20 +79,7 @@ class KeyAdministration:
         ]
 
     def _shown(self, key: ApiKey) -> dict[str, object]:
-        return {
-            "id": key.id,
-            "user": key.user,
-            "app": key.app,
-            "name": key.name,
-            "publish": [str(grant) for grant in key.grants.publish],
-            "subscribe": [str(grant) for grant in key.grants.subscribe],
-            "queues": list(key.grants.queues),
-            "created_at": key.created_at,
-            "expires_at": key.expires_at,
-            "last_used_at": self._keyring.last_use.of(key.id),
-            "disabled": key.disabled,
-            "successor": key.successor or None,
-        }
+        return {"user": key.user, **shown_key(key, self._keyring.last_use.of(key.id))}
 
     async def create(self, request: Request) -> Answer:
         actor = self._access.admit(request)
