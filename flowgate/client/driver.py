@@ -5,6 +5,7 @@ No input and output either: a shell of asyncio or Twisted makes the connections 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -84,7 +85,7 @@ class Shell(Protocol):
         """Have :meth:`Driver.due` called after so long, or never; what was wished before does not count any more."""
 
 
-class Line:
+class Line(ABC):
     """One connection, from the attempt to its end.  Once it is dropped, whatever is still said of it is ignored."""
 
     def __init__(self, driver: Driver) -> None:
@@ -149,17 +150,20 @@ class Line:
 
     # -- what the two kinds do
 
+    @abstractmethod
     def _made(self) -> None:
-        raise NotImplementedError
+        """Begin."""
 
+    @abstractmethod
     def _received(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Take bytes."""
 
+    @abstractmethod
     def _lost(self, reason: Exception) -> None:
-        raise NotImplementedError
+        """Learn that it is over."""
 
-    def _part(self, pipe: Pipe) -> None:
-        """Say goodbye."""
+    def _part(self, pipe: Pipe) -> None:  # noqa: B027
+        """Say goodbye, if there is a way to say it."""
 
 
 class _ExchangeLine(Line):

@@ -7,7 +7,6 @@ from collections import Counter
 from flowgate.auth.accounts import Accounts
 from flowgate.auth.audit import Actor
 from flowgate.auth.records import User
-from flowgate.billing.plans import MOST_UNITS
 from flowgate.dashboard.admission import Admission
 from flowgate.dashboard.links import Link, Links
 from flowgate.dashboard.logins import Logins
@@ -19,6 +18,7 @@ from flowgate.http.answers import Answer, Route, json_answer
 from flowgate.http.bodies import Members, check_known, query_integer, read_object, read_query
 from flowgate.http.queue_access import one_value
 from flowgate.http.request import Request
+from flowgate.http.usage import change_balance
 from flowgate.nodes import Nodes
 
 _ADMIN = "/dashboard/api/admin"
@@ -166,22 +166,8 @@ class AccountPages:
     async def add_units(self, request: Request, user: str, billing: IBilling) -> Answer:
         """Add units to a balance, or take them away; the page's ``id`` makes that the same request counts once."""
         visitor = await self._admission.administrator(request)
-        body = Members(read_object(request))
-        body.only("units", "id", "note")
-        body.value("units")
-        units, change_id = body.integer("units", -MOST_UNITS, MOST_UNITS) or 0, body.text("id")
-        note = body.optional_text("note") or ""
-        name = self._user(user).name
-        changed = await self._accounts.audit.around(
-            visitor.actor(request),
-            "balance.change",
-            name,
-            lambda: billing.balances.add(name, units, change_id, note),
-            user=name,
-            units=units,
-            id=change_id,
-        )
-        return json_answer({"user": name, "balance": changed.balance, "changed": changed.changed})
+        actor, add = visitor.actor(request), billing.balances.add
+        return await change_balance(request, actor, lambda: self._user(user).name, self._accounts.audit, add)
 
     async def link(self, request: Request, user: str) -> Answer:
         """Make a link by which a user comes to a new password."""

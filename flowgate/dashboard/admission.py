@@ -45,17 +45,12 @@ class Visitor:
 
 def actor_of(request: Request, user: str) -> Actor:
     """Who acts, for the audit log, where there is no session yet or any more."""
-    return Actor("user", user, address_of(request), request.request_id)
+    return Actor("user", user, request.address, request.request_id)
 
 
 def is_secure(request: Request) -> bool:
     """Whether the browser came by TLS, to us or to a proxy before us."""
     return bool(request.isSecure()) or tuple(request.values(b"x-forwarded-proto")) == (b"https",)
-
-
-def address_of(request: Request) -> str:
-    """Where the request comes from, for counting attempts; empty on a Unix socket."""
-    return str(getattr(request.client, "host", ""))
 
 
 def session_id_of(request: Request) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flowgate import __version__
 from flowgate.auth.accounts import Accounts
-from flowgate.dashboard.admission import Admission, actor_of, address_of, device_id_of, session_id_of
+from flowgate.dashboard.admission import Admission, actor_of, device_id_of, session_id_of
 from flowgate.dashboard.attempts import Attempts
 from flowgate.dashboard.links import Links
 from flowgate.dashboard.logins import Login, Logins
@@ -120,7 +120,7 @@ class SigningIn:
         :raises RateLimited: if there were too many attempts, or too many ask at once.
         """
         device = self._device(request, self._logins.find(user))
-        attempt = self._attempts.begin(user, address_of(request), device)
+        attempt = self._attempts.begin(user, request.address, device)
         try:
             login = await self._logins.check(user, password)
         except RateLimited:

@@ -135,6 +135,11 @@ class Request(server.Request):
     def client(self) -> Any:
         return self.channel.getPeer()
 
+    @property
+    def address(self) -> str:
+        """Where it comes from; empty for a Unix socket.  Not what a header says: whoever asks could write that."""
+        return str(getattr(self.client, "host", ""))
+
     @cached_property
     def host(self) -> Any:
         return self.channel.getHost()

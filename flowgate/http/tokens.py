@@ -166,7 +166,7 @@ class TokenEndpoint:
         text = in_header or in_body
         if not text:
             raise MissingToken('an API key is required: {"api_key": "…"}, or Authorization: Bearer <API key>')
-        address = network_of(str(getattr(request.client, "host", "")))
+        address = network_of(request.address)
         try:
             return self._keyring.authenticate(text)
         except InvalidToken:

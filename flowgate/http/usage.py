@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 
+from twisted.internet.defer import Deferred
+
 from flowgate.auth.accounts import Accounts
+from flowgate.auth.audit import Actor, Audit
 from flowgate.auth.records import User
+from flowgate.billing.balances import Balance
 from flowgate.billing.plans import MOST_UNITS
 from flowgate.billing.service import Billing
 from flowgate.billing.usage import LedgerEntry, Usage
@@ -54,6 +59,37 @@ def shown_entry(entry: LedgerEntry) -> dict[str, object]:
         "period": entry.period,
         **entry.more,
     }
+
+
+async def change_balance(
+    request: Request,
+    actor: Actor,
+    named: Callable[[], str],
+    audit: Audit,
+    add: Callable[[str, int, str, str], Deferred[Balance]],
+) -> Answer:
+    """Add units to a user's balance, or take them away, as the body says; the same ``id`` counts once.
+
+    :param named: finds the user's name, or raises.
+    :param add: see :meth:`flowgate.billing.balances.Balances.add`.
+    """
+    body = Members(read_object(request))
+    body.only("units", "id", "note")
+    units = body.integer("units", -MOST_UNITS, MOST_UNITS) or 0
+    change_id = body.text("id")
+    body.value("units")
+    note = body.optional_text("note") or ""
+    user = named()
+    changed = await audit.around(
+        actor,
+        "balance.change",
+        user,
+        lambda: add(user, units, change_id, note),
+        user=user,
+        units=units,
+        id=change_id,
+    )
+    return json_answer({"user": user, "balance": changed.balance, "changed": changed.changed})
 
 
 class UsageCalls:
@@ -106,20 +142,5 @@ class UsageCalls:
 
     async def add(self, request: Request, user: str) -> Answer:
         actor = self._access.admit(request)
-        body = Members(read_object(request))
-        body.only("units", "id", "note")
-        units = body.integer("units", -MOST_UNITS, MOST_UNITS) or 0
-        change_id = body.text("id")
-        body.value("units")
-        note = body.optional_text("note") or ""
-        name = self._user(user).name
-        changed = await self._accounts.audit.around(
-            actor,
-            "balance.change",
-            name,
-            lambda: self._billing.balances.add(name, units, change_id, note),
-            user=name,
-            units=units,
-            id=change_id,
-        )
-        return json_answer({"user": name, "balance": changed.balance, "changed": changed.changed})
+        add = self._billing.balances.add
+        return await change_balance(request, actor, lambda: self._user(user).name, self._accounts.audit, add)

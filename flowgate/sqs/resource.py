@@ -171,7 +171,7 @@ class SqsCalls:
         claim = read_claim(query, headers)
         if b"x-amz-security-token" in headers or b"X-Amz-Security-Token=" in query:
             raise InvalidToken("there are no session tokens")
-        address = network_of(str(getattr(request.client, "host", "")))
+        address = network_of(request.address)
         try:
             self._signatures.verify(claim, request.method, path, query, headers, request.body())
         except SqsError as error:

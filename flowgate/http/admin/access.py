@@ -28,7 +28,7 @@ class AdminAccess:
         """
         self._token.admit(request)
         check_known(read_query(request), (), "parameter")
-        return Actor("admin", address=_address(request), request_id=request.request_id)
+        return Actor("admin", address=request.address, request_id=request.request_id)
 
     def admit_query(self, request: Request, *known: str) -> dict[str, list[str]]:
         """Let the administrator pass to a call whose values are in its query, which is given.
@@ -40,11 +40,6 @@ class AdminAccess:
         query = read_query(request)
         check_known(query, known, "parameter")
         return query
-
-
-def _address(request: Request) -> str:
-    # Not what a header says: whoever asks could write that.
-    return str(getattr(request.getClientAddress(), "host", ""))  # type: ignore[no-untyped-call]
 
 
 def one_of(query: Mapping[str, list[str]], name: str) -> str:
